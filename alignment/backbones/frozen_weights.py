@@ -25,13 +25,13 @@ def load_frozen(model_class: Any, folder: Path, storage: FrozenWeights, device: 
     assert storage != "fp32"
     half = torch.float16 if storage == "fp16" else torch.bfloat16
     model: nn.Module = model_class.from_pretrained(folder, dtype=half, use_safetensors=True, local_files_only=True)
-    _restore_float32(model, weight_files(folder))
+    _restore_float32(model, _weight_files(folder))
     if storage in QUANTISED:
         _quantise_blocks(model, storage, device)
     return model.to(device)
 
 
-def weight_files(folder: Path) -> Sequence[Path]:
+def _weight_files(folder: Path) -> Sequence[Path]:
     """Return the files of one set of weights: those that an index names, else the plain file."""
     for index in folder.glob(f"{WEIGHTS}.index.json"):
         return indexed_files(index)

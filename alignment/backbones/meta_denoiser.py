@@ -80,7 +80,7 @@ def weight_groups(denoiser: nn.Module) -> list[tuple[str, tuple[int, ...], int]]
     return [(name, shape, count) for (name, shape), count in groups.items()]
 
 
-def training_pass(
+def _training_pass(
     denoiser: nn.Module, family: str, tuning: Lora | FullFineTune, *, size: PassInput, precision: Precision
 ) -> _Kept:
     """Run a pass of the policy. `tuning` is attached to the denoiser if it has no adapter yet.

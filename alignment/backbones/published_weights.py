@@ -12,7 +12,7 @@ def counted(family: str, config: dict[str, Any]) -> list[list[Any]]:
     return [[name, list(shape), count] for name, shape, count in weight_groups(meta_denoiser(family, config))]
 
 
-def catalogue_text(found: dict[str, Any]) -> str:
+def _catalogue_text(found: dict[str, Any]) -> str:
     """Return the catalogue as JSON with one group of weights a line."""
     entries = []
     for name, own in found.items():
@@ -29,7 +29,7 @@ def main() -> None:
     found = json.loads(PUBLISHED_FILE.read_text(encoding="utf-8"))
     for own in found.values():
         own["weights"] = counted(own["family"], own["config"])
-    PUBLISHED_FILE.write_text(catalogue_text(found), encoding="utf-8")
+    PUBLISHED_FILE.write_text(_catalogue_text(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Square(ImageParams):
 
 
 class AspectBuckets(ImageParams):
-    """The centre of every image, in the shape of the bucket nearest to its pair; see `bucket_sizes`."""
+    """The centre of every image, in the shape of the bucket nearest to its pair; see `_bucket_sizes`."""
 
     kind: Literal["aspect_buckets"] = "aspect_buckets"
     step_pixels: Annotated[int, Field(ge=16, multiple_of=16)] = 64
@@ -65,10 +65,10 @@ def buckets_of(images: Square | AspectBuckets, resolution: int) -> tuple[Bucket,
             f"images.step_pixels is {images.step_pixels}, above the backbone's resolution of {resolution}. Lower it to"
             " a multiple of 16 that is at most the resolution."
         )
-    return bucket_sizes(resolution, step=images.step_pixels, max_aspect=images.max_aspect)
+    return _bucket_sizes(resolution, step=images.step_pixels, max_aspect=images.max_aspect)
 
 
-def bucket_sizes(resolution: int, *, step: int, max_aspect: float) -> tuple[Bucket, ...]:
+def _bucket_sizes(resolution: int, *, step: int, max_aspect: float) -> tuple[Bucket, ...]:
     """Return the sizes in multiples of `step` that fill the square's area: adding a step to a side would exceed it.
 
     For 1024, 64 and 2 every size is one that SDXL was trained on (Podell et al. 2023, appendix I).

@@ -37,7 +37,7 @@ def reports(project: str) -> tuple[list[Json], list[Json]]:
     return pairs.read_each(project, pairs.list_shards(project))
 
 
-def read_sources(project: str) -> None:
+def _read_sources(project: str) -> None:
     """Ingest and validate; ValueError when more shards fail than the project allows. Fewer are a warning."""
     found, failures = reports(project)
     pairs.check_failures(project, failures, len(found) + len(failures))
@@ -47,7 +47,7 @@ def read_sources(project: str) -> None:
 
 def snapshot(project: str, *, run_key: str = "") -> Json:
     """Build a snapshot of every accepted pair. With a `run_key`, its data report is shown in that run in MLflow."""
-    read_sources(project)
+    _read_sources(project)
     return pairs.snapshot(project, run_key=run_key)
 
 
@@ -95,7 +95,7 @@ def rewards(project: str) -> list[Json]:
     """Train and register the reward models; ValueError when the project has none."""
     if not values.read_project(project).rewards:
         raise ValueError(f"{project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
-    read_sources(project)
+    _read_sources(project)
     key, found = run_key(project), []
     for plan in training.plan_rewards(project):
         result = jobs.run_job(project, "train_reward", plan, run_key=key)

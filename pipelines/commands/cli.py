@@ -13,7 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, jobs, loop, new, plan, platform, quarantine, sources
+from pipelines.commands import (
+    champion,
+    gate,
+    imports,
+    jobs,
+    loop,
+    new,
+    plan,
+    platform,
+    quarantine,
+    sources,
+    withdrawals,
+)
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -38,6 +50,9 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "quarantine": quarantine.app,
         "snapshot": loop.snapshot,
         "diff": loop.diff,
+        "withdraw": withdrawals.withdraw,
+        "lineage": withdrawals.lineage,
+        "purge": withdrawals.purge,
         "label": loop.label,
         "caption": loop.caption,
     },

@@ -1,6 +1,9 @@
 """Value objects of intake: shard, raw batch, validation report."""
 
+import operator
 from typing import Literal
+
+from pydantic import Field
 
 from alignment.contracts.values import Record, Sha256, ValueObject
 
@@ -46,6 +49,7 @@ class IngestCounts(Record):
     accepted: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    withdrawn: int = 0
     failures: tuple[ShardFailure, ...] = ()
 
 
@@ -66,6 +70,8 @@ class RawBatch(ValueObject):
     source: str
     source_file: str
     num_rows: int
+    num_withdrawn: int = Field(default=0, exclude_if=operator.not_)
+    """Further rows of the shard, which are left out because they are withdrawn."""
 
 
 class QuarantinedShard(Record):
@@ -121,6 +127,8 @@ class ValidationReport(ValueObject):
     """Rows of quarantine.parquet: those that broke a rule, and copies."""
     num_duplicates: int | None = None
     """Quarantined rows that only repeat another row of the batch; None in reports from before they were counted."""
+    num_withdrawn: int = Field(default=0, exclude_if=operator.not_)
+    """Further rows of the shard, which the batch lacks because they are withdrawn."""
     rules: tuple[RuleResult, ...]
     failure: str = ""
     """Reason in one sentence if `passed` is false."""

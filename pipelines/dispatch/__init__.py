@@ -6,6 +6,7 @@ __all__ = [
     "engines",
     "gpus",
     "hub",
+    "input_cache",
     "job_kinds",
     "job_list",
     "jobs",

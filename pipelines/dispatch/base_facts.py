@@ -12,7 +12,7 @@ from alignment.contracts.values import Precision, Record
 from pipelines.dispatch.model_folders import MODEL_INDEX, is_here, local_folder
 from pipelines.workspace import Workspace
 
-__all__ = ["BaseFacts", "base_facts", "licence_of", "read_base_facts", "usual_facts"]
+__all__ = ["BaseFacts", "base_facts", "licence_of", "read_base_facts"]
 
 _FAMILIES: Mapping[str, str] = {
     "UNet2DConditionModel": "stable_diffusion",
@@ -71,7 +71,7 @@ def read_base_facts(folder: Path) -> BaseFacts:
     )
 
 
-def usual_facts(backbone: Backbone) -> BaseFacts:
+def _usual_facts(backbone: Backbone) -> BaseFacts:
     """Return the facts of the published weights of a family, for a base whose folder is not on this host."""
     side = backbone.resolution // _USUAL_VAE_FACTOR
     return BaseFacts(
@@ -85,7 +85,7 @@ def base_facts(workspace: Workspace) -> BaseFacts:
     """Return facts of the project's base at the project's resolution: of its folder, else of the published weights."""
     base = workspace.project.base
     if not is_here(base.uri, workspace.settings):
-        return usual_facts(base.backbone)
+        return _usual_facts(base.backbone)
     facts = read_base_facts(local_folder(base.uri, workspace.settings))
     channels, height, _ = facts.latent_shape
     side = base.backbone.resolution * height // facts.backbone.resolution

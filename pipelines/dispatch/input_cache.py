@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,14 @@ class InputCache:
     def num_bytes(self) -> int:
         """Return the size of the inputs on the disk."""
         return sum(_size(path) for path in self._paths())
+
+    def discard(self, names: Collection[str]) -> None:
+        """Delete inputs that no process uses, as far as they are here."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        with _room(self._locks / ".room"):
+            for path in self._paths():
+                if path.name in names and not self._entry(path).in_use:
+                    self._delete(path)
 
     def _paths(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.is_dir() else []

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -15,13 +15,16 @@ import pyarrow as pa
 from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
+from pipelines.contracts.withdrawals import WithheldBatch
 from pipelines.intake.fact_columns import with_facts
 from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter
 from pipelines.intake.sources.catalogue import SOURCES, find_source
 from pipelines.intake.sources.interface import OpenShard, PairSource
 from pipelines.intake.sources.reading.layouts import LayoutError
+from pipelines.intake.withdrawn_rows import WithheldRows
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
+from pipelines.records.withdrawals import active_withdrawals, read_listing, read_withheld, save_listing, save_withheld
 from pipelines.settings import ANNOTATOR_SALT, Settings
 from pipelines.store.folders import NotWritableError, normal_uri
 from pipelines.store.storage import Store, hash_folder
@@ -44,12 +47,27 @@ DECODING_LIMITS = frozenset(
 """Fields of [validation] that decide which images are decoded and how, and therefore which facts a batch contains."""
 _READING = {"columns", "fetch_urls", "url_hosts"}
 """Fields of a source that change what is read from a shard."""
+_NAMED = 10
+"""Number of shards that a message names."""
 
 
 def list_source_shards(workspace: Workspace) -> list[SourceShard]:
     """List every shard of every source of the project, in the project file's order, then by URI."""
     store = workspace.store
     return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
+
+
+def note_shards(shards: Sequence[SourceShard], workspace: Workspace) -> None:
+    """Record which shards each source of the project has now, so that those that it lost leave the next snapshot."""
+    for source in workspace.project.sources:
+        names = sorted(_shard_name(shard, source) for shard in shards if shard.source == source.name)
+        before = read_listing(workspace.store, workspace.project.name, source.name)
+        gone = sorted({*before} - {*names}) if before else []
+        if gone:
+            fate = "leave the next snapshot" if source.on_removed == "withdraw" else "stay, as on_removed says"
+            named = ", ".join(gone[:_NAMED]) + (f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else "")
+            log.warning("%s no longer has %d of its shards: %s. Their pairs %s.", source.name, len(gone), named, fate)
+        save_listing(workspace.store, workspace.project.name, source.name, names)
 
 
 def inspect_sources(workspace: Workspace) -> dict[str, SourceFacts | str | None]:
@@ -104,42 +122,78 @@ def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
         "shard": [source.name, name, shard.num_bytes, shard.fingerprint],
         "kind": source.kind,
         "licence": source.licence,
-        "annotators": _annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
+        "annotators": annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
         "limits": workspace.project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
     }
     options = source.model_dump(mode="json", include=_READING, exclude_defaults=True)
     inputs |= {"reading": options} if options else {}
-    uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
-    finished = store.read_manifest(uri)
+    key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+    finished = find_batch(key, store)
     if finished is not None:
-        return RawBatch.model_validate(finished.value)
+        return finished
     with scratch_dir(settings) as scratch:
         limit = workspace.project.validation.max_image_bytes
         opened = OpenShard(shard, name, source, store, scratch, max_image_bytes=limit)
         rows = _reader(source).read_shard(opened, ROWS_AT_ONCE)
         batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
-        return publish_batch(uri, batches, source=source.name, name=name, workspace=workspace)
+        return publish_batch(key, batches, source=source.name, name=name, workspace=workspace)
+
+
+def find_batch(key: str, store: Store) -> RawBatch | None:
+    """Return the finished batch of an ingest; None when there is none, or rows that it lacks may be used again."""
+    manifest = store.read_manifest(store.uri("raw", key))
+    if manifest is None:
+        withheld = read_withheld(store, key)
+        active = active_withdrawals(store)
+        if withheld is not None and all(own in active for own in withheld.withdrawals):
+            manifest = store.read_manifest(withheld.uri)
+    return None if manifest is None else RawBatch.model_validate(manifest.value)
 
 
 def publish_batch(
-    uri: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, workspace: Workspace
+    key: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, workspace: Workspace
 ) -> RawBatch:
     """Compute facts and identity of the rows, write pairs.parquet and publish it as a raw batch.
 
     The rows have the columns of `pairs_schema`; pair_id and facts may be missing, since they are always recomputed.
+    Withdrawn rows are left out, and counted.
     """
-    num_rows = 0
+    withheld = WithheldRows(active_withdrawals(workspace.store))
+    tables = withheld.leave_out(with_facts(batches, workspace.project.validation))
+    return write_batch(key, tables, withheld, source=source, name=name, workspace=workspace)
+
+
+def write_batch(
+    key: str,
+    tables: Iterator[pa.RecordBatch],
+    withheld: WithheldRows,
+    *,
+    source: str,
+    name: str,
+    workspace: Workspace,
+) -> RawBatch:
+    """Write rows with their facts as the batch of an ingest. One with rows left out gets a separate folder."""
+    store, num_rows = workspace.store, 0
     with scratch_dir(workspace.settings) as folder:
-        tables = with_facts(batches, workspace.project.validation)
         first = next(tables, None)
         with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA if first is None else first.schema) as writer:
             for batch in chain([] if first is None else [first], tables):
                 writer.write(batch)
                 num_rows += batch.num_rows
         digest, files = hash_folder(folder)
-        raw = RawBatch(uri=uri, content_digest=digest, source=source, source_file=name, num_rows=num_rows)
-        manifest = workspace.store.publish_folder(folder, uri, raw.model_dump(mode="json"), hashed=files)
-    log.info("Ingested %s of %s: %d rows", name, source, num_rows)
+        uri = store.uri("raw", withheld.key(key))
+        raw = RawBatch(
+            uri=uri,
+            content_digest=digest,
+            source=source,
+            source_file=name,
+            num_rows=num_rows,
+            num_withdrawn=withheld.num_rows,
+        )
+        manifest = store.publish_folder(folder, uri, raw.model_dump(mode="json"), hashed=files)
+    if applied := withheld.applied():
+        save_withheld(store, key, WithheldBatch(uri=uri, withdrawals=applied))
+    log.info("Ingested %s of %s: %d rows, %d withdrawn", name, source, num_rows, withheld.num_rows)
     return RawBatch.model_validate(manifest.value)
 
 
@@ -178,7 +232,7 @@ def _shard_name(shard: SourceShard, source: SourceSection) -> str:
     return unquote(path) if root.startswith("file://") else path
 
 
-def _annotator_id(user_id: str | None, settings: Settings) -> str:
+def annotator_id(user_id: str | None, settings: Settings) -> str:
     """Return a keyed hash that identifies a person, 32 hexadecimal digits; empty where the row names no annotator."""
     if user_id is None:
         return ""
@@ -202,7 +256,7 @@ def _in_our_columns(
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
     users = batch.column("user_id").to_pylist()
     if find_source(source.kind).labelled_by_people:
-        ids = {user: _annotator_id(user, settings) for user in set(users)}
+        ids = {user: annotator_id(user, settings) for user in set(users)}
         users = [ids[user] for user in users]
     columns["annotator_id"] = pa.array([user or "" for user in users], pa.string())
     columns["source"] = pa.repeat(source.name, rows)

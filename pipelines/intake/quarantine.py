@@ -4,17 +4,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import QuarantinedShard, RawBatch, ValidationReport
+from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.data_docs import PAGE_FILE
-from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
+from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, find_batch, publish_batch, scratch_dir
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
-from pipelines.intake.validation import DUPLICATE, REPLAY_MARK, fetch_checked, outcome, validate
+from pipelines.intake.shard_index import index_entries, removed_shards, shard_of_entry
+from pipelines.intake.validation import DUPLICATE, REPLAY_MARK, outcome, validate
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
@@ -39,16 +40,15 @@ def replay_all(workspace: Workspace) -> list[ValidationReport]:
 
 
 def _reports(workspace: Workspace) -> list[tuple[str, ValidationReport]]:
-    """Return (index entry, report) of each shard and replay of the project's sources."""
-    store, sources = workspace.store, {source.name for source in workspace.project.sources}
-    entries = sorted(store.list_uris(store.uri("raw/index", workspace.project.name)))
-    found = [(entry, ValidationReport.model_validate_json(store.read_bytes(entry))) for entry in entries]
-    return [(entry, report) for entry, report in found if report.source in sources]
+    """Return (index entry, report) of each shard and replay of the project's sources, without removed shards."""
+    sources = {source.name for source in workspace.project.sources}
+    found = [(entry, report) for entry, report in index_entries(workspace) if report.source in sources]
+    removed = removed_shards(workspace, [(report.source, shard_of_entry(entry)) for entry, report in found])
+    return [(entry, report) for entry, report in found if (report.source, shard_of_entry(entry)) not in removed]
 
 
 def _describe(entry: str, report: ValidationReport, workspace: Workspace) -> QuarantinedShard:
-    folder, _, name = unquote(entry).rpartition("/")
-    shard, is_replay = unquote(folder.rpartition("/")[2]), name != "shard.json"
+    shard, is_replay = shard_of_entry(entry), not entry.endswith("/shard.json")
     broken = _broken_rules(report, workspace.settings) if report.num_quarantined else []
     return QuarantinedShard(
         source=report.source,
@@ -81,28 +81,26 @@ def replay(report: ValidationReport, workspace: Workspace) -> ValidationReport:
     validate again is returned unchanged.
     """
     project = workspace.project
-    store = workspace.store
     inputs = {
         "version": INGEST_VERSION,
         "replay": report.content_digest,
         "limits": project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
     }
-    uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
-    finished = store.read_manifest(uri)
-    batch = RawBatch.model_validate(finished.value) if finished else _quarantined_batch(report, uri, workspace)
+    key = hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
+    batch = find_batch(key, workspace.store) or _quarantined_batch(report, key, workspace)
     if not batch.num_rows:
         return report
     limits = project.validation.model_copy(update={"max_quarantined_share": 1.0})
     return validate(batch, Workspace(project.model_copy(update={"validation": limits}), workspace.settings))
 
 
-def _quarantined_batch(report: ValidationReport, uri: str, workspace: Workspace) -> RawBatch:
+def _quarantined_batch(report: ValidationReport, key: str, workspace: Workspace) -> RawBatch:
     with scratch_dir(workspace.settings) as scratch:
         path = fetch_checked(workspace.store, report.uri, QUARANTINE_FILE, scratch)
         shard = next((batch.column("source_file")[0].as_py() for batch in read_batches(path, ["source_file"])), "")
         name = f"{shard}{REPLAY_MARK}{report.content_digest[:16]}"
         rows = _rows_to_retry(path)
-        return publish_batch(uri, rows, source=report.source, name=name, workspace=workspace)
+        return publish_batch(key, rows, source=report.source, name=name, workspace=workspace)
 
 
 def _rows_to_retry(path: Path) -> Iterator[pa.RecordBatch]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -91,6 +93,10 @@ def _failed_rows(result: Any) -> tuple[int, ...]:
 
 def _judged(rule: "Rule", result: Any, rows: tuple[int, ...]) -> Judged:
     if rule.scope == "table":
+        observed = result.result.get("observed_value")
+        if isinstance(observed, np.generic):
+            # Data Docs cannot render a number of numpy: they read its repr.
+            result.result["observed_value"] = observed.item()
         # A batch without rows has no largest value, which `rows_present` reports; a set of columns is not a number.
         empty = "observed_value" in result.result and result.result["observed_value"] is None
         return Judged(rule, checked=1, failed=int(not result.success and not empty), rows=(), result=result)

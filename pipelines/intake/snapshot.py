@@ -17,18 +17,19 @@ from alignment.files.images import ground_metadata, parse_ground
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
+from pipelines.intake.accepted import accepted_folders, fetch_accepted
 from pipelines.intake.comparisons import comparison_key
 from pipelines.intake.ingestion import scratch_dir
-from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.pairs import ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.intake.split_groups import split_groups
-from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
-from pipelines.store.storage import Store, hash_folder
+from pipelines.records.withdrawals import active_withdrawals
+from pipelines.store.storage import hash_folder
 from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -59,24 +60,13 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 
 
-def accepted_reports(workspace: Workspace, only: Sequence[str] = ()) -> list[ValidationReport]:
-    """Return the newest passed report of each of the project's shards, sorted by source and batch digest.
-
-    Sources that the project no longer names are left out; with `only`, all sources except the named ones are left out.
-    """
-    store = workspace.store
-    entries = store.list_uris(store.uri("raw/index", workspace.project.name))
-    reports = [ValidationReport.model_validate_json(store.read_bytes(entry)) for entry in entries]
-    sources = {source.name for source in workspace.project.sources if source.name in only or not only}
-    return sorted((r for r in reports if r.passed and r.source in sources), key=lambda r: (r.source, r.batch_digest))
-
-
 def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) -> DatasetSnapshot:
     """Join the accepted rows of every passed report into train, calibration and test.parquet under `snapshots/`.
 
     A pair that came in several batches is used once, and not at all where its annotator contradicts themselves across
-    batches. A prompt's split depends on the normal form of the oldest of its near-duplicates and the seed. So new data
-    moves an old prompt only when a new prompt is nearly the same as prompts of two splits.
+    batches. Withdrawn rows are read as if they had never come.
+    A prompt's split depends on the normal form of the oldest of its near-duplicates and the seed. So new data moves an
+    old prompt only when a new prompt is nearly the same as prompts of two splits.
     Pairs that no person labelled are in train only; those of a prompt in another split are left out.
     Labels are those of the project's policy; a snapshot with votes has the columns LABEL_FIELDS too.
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
@@ -85,6 +75,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     heldout = heldout_prompts(workspace.project, workspace.store)
     passed = [report for report in reports if report.passed]
     unjudged = sources_without_people(workspace.project)
+    withdrawals = active_withdrawals(store)
     files = accepted_folders(store, passed)
     inputs = {
         "version": SNAPSHOT_VERSION,
@@ -92,6 +83,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
         "split": workspace.project.snapshot.model_dump(mode="json", exclude=_NOT_SPLIT),
         "heldout": heldout.digest,
         "ground": workspace.project.validation.ground.lower(),
+        **({"withdrawals": [str(own) for own in withdrawals]} if withdrawals else {}),
         **({"without_people": sorted(unjudged)} if unjudged else {}),
         **_label_inputs(workspace.project),
     }
@@ -100,7 +92,12 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     if manifest is None:
         batches = tuple(sorted({report.batch_digest for report in passed}))
         folders = [folder for _, _, folder in files]
-        manifest = _build(folders, workspace, uri=uri, batches=batches, heldout=heldout)
+        with scratch_dir(workspace.settings) as scratch:
+            paths = [
+                fetch_accepted(store, folder, scratch / str(number), withdrawals)
+                for number, folder in enumerate(folders)
+            ]
+            manifest = _build(sorted(paths, key=_origin), workspace, uri=uri, batches=batches, heldout=heldout)
     return DatasetSnapshot.model_validate(manifest.value)
 
 
@@ -124,36 +121,17 @@ class _Counts:
     licences: set[str] = field(default_factory=set)
 
 
-def accepted_folders(store: Store, reports: Sequence[ValidationReport]) -> list[tuple[str, str, str]]:
-    """Return (source, digest of the accepted rows, folder) of each passed report, in the order of the snapshot."""
-    return sorted({(r.source, _accepted_digest(store, r), r.uri) for r in reports if r.passed})
-
-
-def _accepted_digest(store: Store, report: ValidationReport) -> str:
-    manifest = store.read_manifest(report.uri)
-    if manifest is None:
-        raise ValueError(f"Validation report {report.uri} no longer exists. Run validate on its batch again.")
-    return manifest.files[ACCEPTED_FILE].sha256
-
-
 def _build(
-    folders: Sequence[str], workspace: Workspace, *, uri: str, batches: tuple[str, ...], heldout: HeldoutPrompts
+    paths: Sequence[Path], workspace: Workspace, *, uri: str, batches: tuple[str, ...], heldout: HeldoutPrompts
 ) -> Manifest:
-    store = workspace.store
-    with scratch_dir(workspace.settings) as scratch:
-        fetched = [
-            fetch_checked(store, folder, ACCEPTED_FILE, scratch / str(number)) for number, folder in enumerate(folders)
-        ]
-        paths = sorted(fetched, key=_origin)
-        out = scratch / "out"
-        out.mkdir()
+    with scratch_dir(workspace.settings) as out:
         section = workspace.project.snapshot
         rows = _labelled(_kept_rows(paths, heldout), paths, section)
         schema = _schema(paths, workspace.project)
         counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
         if not counts.num_pairs["train"]:
             raise ValueError(
-                f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
+                f"No pair is left to train on: {len(paths)} accepted batches, {sum(counts.num_pairs.values())} pairs"
                 " in calibration and test. Run ingest, inspect the quarantine, or lower calibration_share and"
                 " test_share in [snapshot]."
             )
@@ -170,14 +148,14 @@ def _build(
             batch_digests=batches,
             heldout_prompts_digest=heldout.digest,
         )
-        log.info("Snapshot of %d batches: %s pairs", len(folders), counts.num_pairs)
+        log.info("Snapshot of %d batches: %s pairs", len(paths), counts.num_pairs)
         if counts.num_soft:
             log.warning(
                 "%d pairs have a share of votes as label. No objective uses the share yet: training takes the favoured"
                 " image as chosen and leaves out the ties.",
                 counts.num_soft,
             )
-        return store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
+        return workspace.store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
 
 
 def _origin(path: Path) -> tuple[str, str]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import RawBatch, RuleResult, ValidationReport
 from pipelines.contracts.store import Manifest
+from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.data_docs import PAGE_FILE, data_docs_page
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import (
@@ -40,7 +41,7 @@ from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, du
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
-from pipelines.store.storage import Store, hash_folder, sha256_file
+from pipelines.store.storage import Store, hash_folder
 from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -76,17 +77,6 @@ def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
     return report
 
 
-def fetch_checked(store: Store, folder_uri: str, name: str, scratch: Path) -> Path:
-    """Return a local path of one file of a published folder; ValueError when it differs from the published file."""
-    manifest = store.read_manifest(folder_uri)
-    if manifest is None or name not in manifest.files:
-        raise ValueError(f"{folder_uri} is not finished or has no {name}. Run the stage that writes it.")
-    path = store.local_path(f"{folder_uri}/{name}", scratch)
-    if sha256_file(path) != manifest.files[name].sha256:
-        raise ValueError(f"{folder_uri}/{name} was changed or damaged. Delete the folder and run its stage again.")
-    return path
-
-
 def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: HeldoutPrompts) -> Manifest:
     store = workspace.store
     with scratch_dir(workspace.settings) as scratch:
@@ -115,6 +105,7 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
             num_accepted=outcomes[ACCEPTED],
             num_quarantined=outcomes[QUARANTINED] + outcomes[DUPLICATE],
             num_duplicates=outcomes[DUPLICATE],
+            num_withdrawn=batch.num_withdrawn,
             rules=tuple(_rule_result(one, rows or []) for one in judged),
             failure=failure,
         )

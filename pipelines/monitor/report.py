@@ -22,12 +22,13 @@ from alignment.statistics.comparison import win_rate_interval
 from pipelines.contracts.monitor import FindingStatus, MonitorFinding, MonitorReport, RetrainEntry
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.release import CandidateVersion
-from pipelines.intake.pairs import ACCEPTED_FILE, read_light
-from pipelines.intake.snapshot import accepted_reports
+from pipelines.intake.accepted import accepted_reports, fetch_accepted
+from pipelines.intake.pairs import read_light
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
 from pipelines.records.monitor_reports import save_report
 from pipelines.records.series import Series, series_of_json, series_of_models
+from pipelines.records.withdrawals import active_withdrawals
 from pipelines.release.champion.state import read_state
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -120,11 +121,10 @@ def _read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> _
 
 
 def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
-    tables = []
+    tables, withdrawals = [], active_withdrawals(store)
     for report in reports:
         with tempfile.TemporaryDirectory() as scratch:
-            store.fetch_folder(report.uri, Path(scratch) / "batch", only=[ACCEPTED_FILE])
-            tables.append(read_light(Path(scratch) / "batch" / ACCEPTED_FILE))
+            tables.append(read_light(fetch_accepted(store, report.uri, Path(scratch), withdrawals)))
     return pa.concat_tables(tables) if tables else None
 
 

@@ -16,7 +16,7 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def describe_projects(settings: Settings) -> str:
+def _describe_projects(settings: Settings) -> str:
     """Return the addresses of each project's runs, models and last report, one per line; those that exist."""
     lines = []
     for project in load_projects(settings.projects_dir)[0]:
@@ -44,7 +44,7 @@ def stay_up(*, mlflow_port: int, airflow_port: int) -> int:
             f"Airflow  {platform.airflow.url}   user admin, password {password}\n"
             f"MLflow   {platform.mlflow.url}\n"
             f"To run stages by hand: export MLFLOW_TRACKING_URI={platform.mlflow.url}\n"
-            f"{describe_projects(services.service_settings(settings, platform))}"
+            f"{_describe_projects(services.service_settings(settings, platform))}"
             "Ctrl-C or `make down` stops both.\n"
         )
         watch = supervision.Supervision(settings)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "approval",
+    "captions",
     "columns",
     "file",
     "gate",

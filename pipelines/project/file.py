@@ -18,6 +18,7 @@ from alignment.contracts.reference_errors import sharing
 from alignment.contracts.soup import recipe_family
 from alignment.contracts.training import Recipe, check_adaptive, check_sharding
 from pipelines.project.approval import ApprovalSection, NotifySection, ReconcileSection
+from pipelines.project.captions import CaptionsSection
 from pipelines.project.consistency import check_measures
 from pipelines.project.gate import GatePolicy
 from pipelines.project.monitor import MonitorSection
@@ -25,7 +26,6 @@ from pipelines.project.search import SearchSection
 from pipelines.project.sections import (
     REWARD_SCHEME,
     BaseModelSection,
-    CaptionsSection,
     CoverageSection,
     EvaluationSection,
     GreedySoupSection,
@@ -300,7 +300,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     return project
 
 
-def list_projects(projects_dir: Path) -> list[Path]:
+def _list_projects(projects_dir: Path) -> list[Path]:
     """List the project files of a folder, sorted."""
     return sorted(projects_dir.glob("*.toml"))
 
@@ -313,7 +313,7 @@ def find_project(name: str, projects_dir: Path, also: Sequence[str] = ()) -> Pat
     path = projects_dir / f"{name}.toml"
     if path.is_file():
         return path
-    known = [file.stem for file in list_projects(projects_dir)]
+    known = [file.stem for file in _list_projects(projects_dir)]
     nearest = get_close_matches(name, [*also, *known], n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     by_nearness = sorted(known, key=lambda other: (-SequenceMatcher(None, name, other).ratio(), other))
@@ -329,7 +329,7 @@ def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:
     Returns the projects that could be loaded, and for each other file one message that names the file and its fields.
     """
     projects, problems = [], []
-    for path in list_projects(projects_dir):
+    for path in _list_projects(projects_dir):
         try:
             projects.append(load_project(path))
         except ValueError as error:

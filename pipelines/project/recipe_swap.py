@@ -48,12 +48,12 @@ def write_variant(project_path: Path, recipe: str, overrides: Sequence[str], set
     except ValueError:
         path.unlink()
         raise
-    for change in policy_changes(project, variant):
+    for change in _policy_changes(project, variant):
         log.warning("The gate differs from the project's: %s, set by %s", change, beside)
     return path
 
 
-def policy_changes(project: Project, variant: Project) -> list[str]:
+def _policy_changes(project: Project, variant: Project) -> list[str]:
     """List the differences between the gate policies of a variant and its project. Callers must report them."""
     before, after = project.gate.model_dump(mode="json"), variant.gate.model_dump(mode="json")
     return [f"gate.{name} is {after[name]} instead of {before[name]}" for name in before if after[name] != before[name]]

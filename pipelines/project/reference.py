@@ -22,7 +22,7 @@ from pipelines.project.file import Project
 from pipelines.project.paths import LocalPath, RecipePath
 from pipelines.project.schedules import Cron, Schedule
 
-__all__ = ["Table", "field_docstrings", "reference", "tables"]
+__all__ = ["Table", "reference", "tables"]
 
 SET_BY_US = {"Project": {"path"}}
 """Fields that a project file cannot set, by the name of their model."""
@@ -99,7 +99,7 @@ def tables(model: type[BaseModel], path: str) -> Iterator[Table]:
             yield from tables(part, f"{below}: {_kind(part)}" if len(inner) > 1 else below)
 
 
-def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return the docstring of each field, in one line. A field with one possible value selects the kind of table."""
     fixed = [name for name, field in model.model_fields.items() if len(_values(field)) == 1]
     found = dict.fromkeys(fixed, "Selects this kind of table.")
@@ -146,7 +146,7 @@ def _values(field: FieldInfo) -> tuple[Any, ...]:
 
 def _table_text(table: Table, headings: Mapping[type[BaseModel], str]) -> str:
     level = "###" if "." in table.heading else "##"
-    docs = field_docstrings(table.model)
+    docs = _field_docstrings(table.model)
     rows = [
         f"| `{name}` | {_cell(_type(field.annotation, field.metadata, headings))} | {_cell(_default(field))}"
         f" | {_cell(docs.get(name, ''))} |"

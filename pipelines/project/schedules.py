@@ -12,7 +12,7 @@ ONLY_AIRFLOW = ("@once", "@continuous")
 _SINCE = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def check_cron(text: str) -> str:
+def _check_cron(text: str) -> str:
     """Return a cron expression or preset unchanged; ValueError when it is neither, or matches no date."""
     from croniter import CroniterError, croniter
 
@@ -28,12 +28,12 @@ def check_cron(text: str) -> str:
     return text
 
 
-def check_schedule(text: str) -> str:
-    """Return the schedule unchanged: @once, @continuous or what `check_cron` accepts; ValueError otherwise."""
-    return text if text in ONLY_AIRFLOW else check_cron(text)
+def _check_schedule(text: str) -> str:
+    """Return the schedule unchanged: @once, @continuous or what `_check_cron` accepts; ValueError otherwise."""
+    return text if text in ONLY_AIRFLOW else _check_cron(text)
 
 
-def check_timezone(name: str) -> str:
+def _check_timezone(name: str) -> str:
     """Return the name of a time zone unchanged, or empty; ValueError with the nearest names when there is none."""
     from difflib import get_close_matches
     from zoneinfo import available_timezones
@@ -45,9 +45,9 @@ def check_timezone(name: str) -> str:
     return name
 
 
-Cron = Annotated[str, AfterValidator(check_cron)]
+Cron = Annotated[str, AfterValidator(_check_cron)]
 """A schedule that recurs."""
-Schedule = Annotated[str, AfterValidator(check_schedule)]
+Schedule = Annotated[str, AfterValidator(_check_schedule)]
 """Any schedule that Airflow accepts as text."""
-Timezone = Annotated[str, AfterValidator(check_timezone)]
+Timezone = Annotated[str, AfterValidator(_check_timezone)]
 """A name of the time zone database, or empty."""

@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.rewards import Reward
-from alignment.contracts.captions import Level, Variant
 from alignment.contracts.evaluation import Sampler
 from alignment.contracts.jobs import Placement
 from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
@@ -74,6 +73,8 @@ class SourceSection(Section):
     data_sets: tuple[str, ...] = ()
     """Public data sets that the pairs come from, by the names that judges know: `pick_a_pic_v1`, `pick_a_pic_v2`,
     `hpd_v2`, `hpd_v3`, `image_reward_db`. A judge trained on one has no vote on models trained on this source."""
+    on_removed: Literal["withdraw", "keep"] = "withdraw"
+    """Treatment of pairs whose shard the source no longer has: leave them out of the next snapshot, or keep them."""
     draw: DrawSection | None = None
     """Prompts and sampler of a self_generated source."""
     split: str = ""
@@ -320,38 +321,6 @@ class LabellingSection(Section):
     @model_validator(mode="after")
     def _has_its_labelers(self) -> Self:
         check_labelers(self.method, len(self.judges))
-        return self
-
-
-class CaptionsSection(Section):
-    """A separate text for each image of a pair, for recipes that train each image with its own text (DCPO)."""
-
-    variant: Variant
-    """dcpo_c: captions of both images; dcpo_p: the prompt, perturbed for the rejected image; dcpo_h: captions of both
-    images, perturbed for the rejected one."""
-    captioner: LocalPath | None = None
-    """Image-to-text model of transformers' BLIP class: local folder, s3://... or hub://owner/name@sha. Not allowed for
-    dcpo_p."""
-    level: Level | None = None
-    """Strength of the perturbation. Not allowed for dcpo_c."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the perturbation. The captions themselves are not random."""
-    prefix: str = ""
-    """Text that every caption starts with."""
-    num_beams: Annotated[int, Field(gt=0)] = 1
-    """Beams of the caption search."""
-    max_new_tokens: Annotated[int, Field(gt=0)] = 30
-    """Longest caption, in tokens."""
-
-    @model_validator(mode="after")
-    def _states_what_its_variant_takes(self) -> Self:
-        problems = []
-        if (self.captioner is None) != (self.variant == "dcpo_p"):
-            problems.append("allows no captioner" if self.captioner else 'needs captioner = "FOLDER"')
-        if (self.level is None) != (self.variant == "dcpo_c"):
-            problems.append("allows no level" if self.level else 'needs level = "weak", "medium" or "strong"')
-        if problems:
-            raise ValueError(f"variant {self.variant!r} {' and '.join(problems)}")
         return self
 
 

@@ -14,4 +14,5 @@ __all__ = [
     "pool",
     "training",
     "values",
+    "withdrawals",
 ]

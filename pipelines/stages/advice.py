@@ -37,7 +37,7 @@ def advice(path: str) -> Json:
 
 def _expected_pairs(workspace: Workspace) -> int:
     """Estimate the pairs that a calibration would use: the split's share of the accepted pairs with human labels."""
-    from pipelines.intake.snapshot import accepted_reports
+    from pipelines.intake.accepted import accepted_reports
 
     project = workspace.project
     people = [source.name for source in project.sources if source.draw is None]

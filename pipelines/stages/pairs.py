@@ -71,7 +71,10 @@ def list_shards(path: str) -> list[Json]:
 
     settings = load_settings()
     project = with_drawn_sources(Workspace(read_project(path), settings))
-    return [to_json(shard) for shard in ingestion.list_source_shards(Workspace(project, settings))]
+    workspace = Workspace(project, settings)
+    shards = ingestion.list_source_shards(workspace)
+    ingestion.note_shards(shards, workspace)
+    return [to_json(shard) for shard in shards]
 
 
 def ingest(path: str, shard: Json) -> Json:
@@ -201,21 +204,22 @@ def announced_pairs(path: str, groups: list[Json], counts: list[Json]) -> Json:
     lost = total - sum(own.shards for own in done)
     failures = [failure for own in done for failure in own.failures] + [_LOST] * lost
     check_failures(path, [failure.model_dump(mode="json") for failure in failures], total)
-    names = ("batches", "pairs_in", "accepted", "quarantined", "duplicates")
+    names = ("batches", "pairs_in", "accepted", "quarantined", "duplicates", "withdrawn")
     sums = {name: sum(getattr(own, name) for own in done) for name in names}
     return {**sums, "shards": total, "failed_shards": len(failures)}
 
 
 def count_pairs(reports: list[Json]) -> dict[str, int]:
-    """Return the number of batches and of their rows; `pairs_in` is the sum of accepted, quarantined and duplicates."""
+    """Return the number of batches and of their rows by outcome; `pairs_in` is the sum of the outcomes."""
     found = [ValidationReport.model_validate(report) for report in reports]
     duplicates = sum(report.num_duplicates or 0 for report in found)
     return {
         "batches": len(found),
-        "pairs_in": sum(report.num_rows for report in found),
+        "pairs_in": sum(report.num_rows + report.num_withdrawn for report in found),
         "accepted": sum(report.num_accepted for report in found),
         "quarantined": sum(report.num_quarantined for report in found) - duplicates,
         "duplicates": duplicates,
+        "withdrawn": sum(report.num_withdrawn for report in found),
     }
 
 
@@ -225,11 +229,12 @@ def snapshot(path: str, *, run_key: str = "") -> Json:
     With a `run_key`, the report is shown in the MLflow run of the pipeline run; while MLflow is away it is only in the
     store.
     """
+    from pipelines.intake import accepted
     from pipelines.intake import snapshot as snapshots
     from pipelines.intake.report import write
 
     workspace = open_workspace(path)
-    reports = snapshots.accepted_reports(workspace, workspace.project.snapshot.sources)
+    reports = accepted.accepted_reports(workspace, workspace.project.snapshot.sources)
     built = snapshots.build_snapshot(reports, workspace)
     record = write.write_report(built, reports, workspace)
     if run_key:

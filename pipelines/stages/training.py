@@ -40,12 +40,13 @@ def _training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[
 
 def plan_rewards(path: str) -> list[Json]:
     """Return the `given` of a train_reward job for each reward: its position, and the snapshot of its sources."""
+    from pipelines.intake import accepted
     from pipelines.intake import snapshot as snapshots
 
     workspace = open_workspace(path)
     plans = []
     for index, reward in enumerate(workspace.project.rewards):
-        reports = snapshots.accepted_reports(workspace, reward.sources)
+        reports = accepted.accepted_reports(workspace, reward.sources)
         data = snapshots.build_snapshot(reports, workspace)
         plans.append({"snapshot": to_json(data), "reward": index})
     return plans

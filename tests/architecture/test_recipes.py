@@ -6,8 +6,8 @@ import pytest
 
 from alignment.catalogues.objectives import OBJECTIVES
 from alignment.config import RECIPES_DIR, known_recipes, load_recipe
-from pipelines.project.file import Project, list_projects, load_project
-from pipelines.project.recipe_swap import policy_changes, write_variant
+from pipelines.project.file import Project, _list_projects, load_project
+from pipelines.project.recipe_swap import _policy_changes, write_variant
 from pipelines.project.sections import JudgeSection
 from pipelines.settings import load_settings
 
@@ -30,7 +30,7 @@ def test_every_objective_has_a_recipe() -> None:
     assert named == {objective.model_fields["name"].default for objective in OBJECTIVES}
 
 
-@pytest.mark.parametrize("path", list_projects(ROOT / "projects"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _list_projects(ROOT / "projects"), ids=lambda path: path.stem)
 def test_project_loads(path: Path) -> None:
     project = load_project(path)
     assert project.name == path.stem
@@ -60,5 +60,5 @@ def test_the_shapes_project_has_independent_judges_for_every_recipe(name: str, t
     assert len(independent) >= project.gate.required_judges, (name, independent)
     assert all(may_judge(guard, sources) for guard in project.evaluation.guards)
     stated = (ROOT / "projects" / "shapes" / f"{name}.toml").is_file()
-    assert stated or not policy_changes(load_project(ROOT / "projects" / "shapes.toml"), project)
+    assert stated or not _policy_changes(load_project(ROOT / "projects" / "shapes.toml"), project)
     assert all(Path(judge.uri).is_dir() for judge in project.evaluation.judges)

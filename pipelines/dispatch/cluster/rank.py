@@ -72,7 +72,7 @@ class BoardAccess(Protocol):
     def paused(self, group: str, rank: int) -> None: ...
 
 
-def rank_folder(settings: Settings, job_id: str, rank: int) -> JobFolder:
+def _rank_folder(settings: Settings, job_id: str, rank: int) -> JobFolder:
     """Return the folder of a rank on its node."""
     return JobFolder(settings.state_dir / "ranks" / f"{cluster_name(settings.store_uri, job_id)}-{rank:05d}")
 
@@ -103,7 +103,7 @@ class RankRun:
         self._number = number
         self._place = place
         self._settings = settings
-        self._folder = rank_folder(settings, attempt.request.job_id, place.rank)
+        self._folder = _rank_folder(settings, attempt.request.job_id, place.rank)
         records = AttemptRecords(store, attempt.request.job_id)
         self._kept = KeptWork(
             store,

@@ -16,8 +16,9 @@ from pipelines.dispatch.job_kinds import Caption, DrawPairs, Label
 from pipelines.dispatch.requests.inputs import base_input, local_prompts, model_input, prompts_input, snapshot_input
 from pipelines.dispatch.requests.judges import judge_inputs
 from pipelines.dispatch.requests.request import make_request
+from pipelines.project.captions import CaptionsSection
 from pipelines.project.file import Project
-from pipelines.project.sections import CaptionsSection, DrawSection
+from pipelines.project.sections import DrawSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
 from pipelines.workspace import Workspace
 

@@ -10,21 +10,25 @@ import numpy as np
 from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
+from pipelines.intake.accepted import accepted_folders
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, read_batches
-from pipelines.intake.snapshot import accepted_folders, sources_without_people
+from pipelines.intake.snapshot import sources_without_people
+from pipelines.intake.withdrawn_rows import is_withdrawn, rows_where
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
+from pipelines.records.withdrawals import active_withdrawals
 from pipelines.workspace import Workspace
 
 Row = dict[str, Any]
 COPY = "repeats a pair of another shard"
 HELD_OUT = "prompt was held out for evaluation after validation"
 OTHER_SPLIT = "prompt is in calibration or test, where only labels by people are used"
+WITHDRAWN = "withdrawn after it was accepted"
 CONTRADICTED = "same annotator prefers the other image in another shard"
 """Reasons why a snapshot leaves an accepted row out. A copy repeats a pair that the snapshot uses."""
 
 _COLUMNS = [
-    *("pair_id", "prompt", "preference", "annotator_id", "source", "licence"),
+    *("pair_id", "prompt", "preference", "annotator_id", "source", "source_file", "licence"),
     *(f"{name}_{side}" for side in (0, 1) for name in ("generator", "sha256", "format", "width", "height")),
 ]
 
@@ -45,12 +49,14 @@ def read_rows(
     """Yield the rows that `build_snapshot` read, in its order, so that the first copy of a pair is the used one."""
     store, heldout = workspace.store, heldout_prompts(workspace.project, workspace.store)
     without_people = sources_without_people(workspace.project)
-    pairs = _Pairs(snapshot, workspace)
+    pairs, withdrawals = _Pairs(snapshot, workspace), active_withdrawals(store)
     for _, _, folder in accepted_folders(store, reports):
         with scratch_dir(workspace.settings) as scratch:
             for batch in read_batches(store.local_path(f"{folder}/{ACCEPTED_FILE}", scratch), _COLUMNS):
                 used, left_out = [], Counter[str]()
-                for row in batch.to_pylist():
+                gone = is_withdrawn(batch, withdrawals)
+                left_out.update({WITHDRAWN: sum(gone)} if any(gone) else {})
+                for row in rows_where(batch, gone, False).to_pylist():
                     split = pairs.take(row["pair_id"])
                     if split is None:
                         left_out[_reason(row, heldout, without_people)] += 1

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from pipelines.intake.snapshot import accepted_reports
+from pipelines.intake.accepted import accepted_reports
 from pipelines.platform.exporter.metrics import Metric, Reading, Sample
 from pipelines.records.monitor_reports import last_report
 

@@ -145,7 +145,7 @@ def advise(
 # --- chances --------------------------------------------------------------------------------------------------------
 
 
-def promoted_share(
+def _promoted_share(
     policy: GatePolicy, judges: Sequence[AdvisedJudge], *, win_rate: float, prompts: int, confidence: float
 ) -> float:
     """Chance that the votes promote a candidate that people prefer on this share of prompts, if all judges may vote.
@@ -195,7 +195,7 @@ def _smallest_win_rate(
     """Smallest win rate among people that is promoted with this chance, to a tenth of a percent; None without one."""
 
     def chance(thousandths: int) -> float:
-        return promoted_share(policy, judges, win_rate=thousandths / 1000, prompts=prompts, confidence=confidence)
+        return _promoted_share(policy, judges, win_rate=thousandths / 1000, prompts=prompts, confidence=confidence)
 
     low, high = 500, 1000
     if chance(high) < power:
@@ -206,7 +206,7 @@ def _smallest_win_rate(
     return high / 1000
 
 
-def admission_chance(agreement: float, pairs: int, policy: GatePolicy, confidence: float) -> float:
+def _admission_chance(agreement: float, pairs: int, policy: GatePolicy, confidence: float) -> float:
     """Chance that a judge of this agreement may vote when it is measured on this many independent human pairs.
 
     Its lower Wilson bound must exceed the floor, which is a score test of the floor.
@@ -221,13 +221,13 @@ def admission_chance(agreement: float, pairs: int, policy: GatePolicy, confidenc
 
 
 def _admitted(judge: AdvisedJudge, policy: GatePolicy, human_pairs: int, confidence: float) -> float:
-    return admission_chance(judge.agreement, judge.pairs or human_pairs, policy, confidence)
+    return _admission_chance(judge.agreement, judge.pairs or human_pairs, policy, confidence)
 
 
 def _pairs_needed(agreement: float, policy: GatePolicy, confidence: float) -> int | None:
     """Fewest human pairs on which a judge of this agreement may vote in 90 % of cases; None above MOST_PAIRS."""
     high = policy.minimum_calibration_pairs
-    while admission_chance(agreement, high, policy, confidence) < POWERS[1]:
+    while _admission_chance(agreement, high, policy, confidence) < POWERS[1]:
         high += max(1, high // 20)
         if high > MOST_PAIRS:
             return None
@@ -293,7 +293,7 @@ def _target(rate: float, policy: GatePolicy, judges: Sequence[AdvisedJudge], con
 
     def needed(power: float, those: Sequence[AdvisedJudge]) -> int | None:
         def at(prompts: int) -> float:
-            return promoted_share(policy, those, win_rate=rate, prompts=prompts, confidence=confidence)
+            return _promoted_share(policy, those, win_rate=rate, prompts=prompts, confidence=confidence)
 
         found = prompts_needed(at, power)
         return max(found, policy.minimum_prompts) if found else None

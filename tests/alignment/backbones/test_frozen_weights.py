@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment.backbones.frozen_weights import weight_files
+from alignment.backbones.frozen_weights import _weight_files
 from alignment.backbones.interface import Framing
 from alignment.backbones.quantised import QuantisedLinear
 from alignment.catalogues.backbones import SDXL, Flux, StableDiffusion, StableDiffusion3
@@ -85,8 +85,8 @@ def test_matrices_are_small_and_the_rest_is_as_in_the_file(backbone: Any, storag
 
 
 def test_the_index_of_a_sharded_base_names_its_files(tmp_path: Path) -> None:
-    assert weight_files(tmp_path) == [tmp_path / "diffusion_pytorch_model.safetensors"]
+    assert _weight_files(tmp_path) == [tmp_path / "diffusion_pytorch_model.safetensors"]
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": {"a": "1", "b": "2"}}')
     for name in ("1", "2"):
         (tmp_path / name).touch()
-    assert [path.name for path in weight_files(tmp_path)] == ["1", "2"]
+    assert [path.name for path in _weight_files(tmp_path)] == ["1", "2"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.backbones.meta_denoiser import PassInput, meta_denoiser, training_pass, weight_groups
+from alignment.backbones.meta_denoiser import PassInput, _training_pass, meta_denoiser, weight_groups
 from alignment.contracts.training import FullFineTune, Lora
 
 UNET: dict[str, Any] = {
@@ -47,7 +47,7 @@ def really_kept(tuning: Lora | FullFineTune) -> int:
 
 @pytest.mark.parametrize("tuning", [Lora(rank=2, alpha=2), FullFineTune()], ids=lambda tuning: tuning.kind)
 def test_the_meta_device_keeps_what_a_real_pass_keeps(tuning: Lora | FullFineTune) -> None:
-    kept = training_pass(
+    kept = _training_pass(
         meta_denoiser("stable_diffusion", UNET), "stable_diffusion", tuning, size=SIZE, precision="fp32"
     )
     # Real tensors of one number share a storage with others, and the times' embedding is kept as another dtype.
@@ -57,7 +57,7 @@ def test_the_meta_device_keeps_what_a_real_pass_keeps(tuning: Lora | FullFineTun
 
 def test_autocast_keeps_less_and_a_copy_of_each_matrix() -> None:
     whole, half = (
-        training_pass(
+        _training_pass(
             meta_denoiser("stable_diffusion", UNET),
             "stable_diffusion",
             FullFineTune(),

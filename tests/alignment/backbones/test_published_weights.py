@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alignment.backbones.published_weights import catalogue_text, counted
+from alignment.backbones.published_weights import _catalogue_text, counted
 from alignment.catalogues.published import PUBLISHED_FILE, published_bases
 
 
@@ -17,4 +17,4 @@ def test_the_weights_are_those_of_the_configuration(name: str) -> None:
 
 def test_the_file_is_as_the_module_writes_it() -> None:
     text = PUBLISHED_FILE.read_text(encoding="utf-8")
-    assert catalogue_text(json.loads(text)) == text
+    assert _catalogue_text(json.loads(text)) == text

@@ -10,13 +10,13 @@ from alignment.catalogues.images import (
     Bucket,
     Images,
     Square,
+    _bucket_sizes,
     bucket_of_pair,
-    bucket_sizes,
     buckets_of,
     is_mirrored,
 )
 
-SMALL = bucket_sizes(64, step=16, max_aspect=2.0)
+SMALL = _bucket_sizes(64, step=16, max_aspect=2.0)
 
 
 def test_sizes_of_a_small_square_by_hand() -> None:
@@ -27,14 +27,14 @@ def test_sizes_of_a_small_square_by_hand() -> None:
 def test_sizes_of_sdxl() -> None:
     sizes = [(768, 1344), (832, 1216), (896, 1152), (960, 1088)]
     expected = [*sizes, (1024, 1024), *((height, width) for width, height in reversed(sizes))]
-    assert [(bucket.width, bucket.height) for bucket in bucket_sizes(1024, step=64, max_aspect=2.0)] == expected
+    assert [(bucket.width, bucket.height) for bucket in _bucket_sizes(1024, step=64, max_aspect=2.0)] == expected
 
 
 @pytest.mark.parametrize("resolution", [512, 768, 1024])
 @pytest.mark.parametrize("step", [16, 64])
 @pytest.mark.parametrize("max_aspect", [1.0, 1.5, 4.0])
 def test_sizes_fill_the_area_and_come_in_both_orientations(resolution: int, step: int, max_aspect: float) -> None:
-    sizes = bucket_sizes(resolution, step=step, max_aspect=max_aspect)
+    sizes = _bucket_sizes(resolution, step=step, max_aspect=max_aspect)
     assert Bucket(resolution, resolution) in sizes
     assert {(b.height, b.width) for b in sizes} == {(b.width, b.height) for b in sizes}
     for bucket in sizes:

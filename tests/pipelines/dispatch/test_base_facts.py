@@ -7,7 +7,7 @@ import pytest
 from made_bases import FLUX, SD, SD3, XL, make_base
 
 from alignment.catalogues.backbones import SDXL, Flux, StableDiffusion, StableDiffusion3
-from pipelines.dispatch.base_facts import licence_of, read_base_facts, usual_facts
+from pipelines.dispatch.base_facts import _usual_facts, licence_of, read_base_facts
 
 ROOT = Path(__file__).parents[3]
 KIB = 1024
@@ -38,7 +38,7 @@ def test_family_resolution_and_features_of_each_family(
 )
 def test_the_usual_facts_are_those_of_the_published_configurations(tmp_path: Path, denoiser: Any, vae: int) -> None:
     facts = read_base_facts(make_base(tmp_path, denoiser, latent_channels=vae))
-    assert usual_facts(facts.backbone) == facts
+    assert _usual_facts(facts.backbone) == facts
 
 
 def test_the_shapes_base_is_read() -> None:

@@ -1,11 +1,12 @@
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from pipelines.intake.data_docs import data_docs_page
 from pipelines.intake.rule_runs import judge
-from pipelines.intake.rules import image_format, prompt_length
+from pipelines.intake.rules import image_format, position_bias, prompt_length
 from pipelines.project.sections import ValidationSection
 
 pytestmark = pytest.mark.timeout(180)
@@ -28,6 +29,12 @@ def test_the_page_shows_every_rule_and_its_outcome() -> None:
     assert "Status:" not in text, "a second verdict, which says Failed where one row broke one rule"
     assert "Data asset" not in text
     assert "Evaluated Expectations" in text
+
+
+def test_a_rule_on_the_whole_table_shows_the_number_it_found() -> None:
+    data = pd.DataFrame({"row": [0, 1], "position_bias": np.array([0.0625, 0.03125])})
+    (judged,) = judge(data, [position_bias(ValidationSection())])
+    assert "0.0625" in data_docs_page([judged], title="a shard", verdict="2 of 2")
 
 
 def test_the_page_is_self_contained_and_reproducible() -> None:

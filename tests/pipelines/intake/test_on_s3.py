@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from pipelines.contracts.data_report import DataReport
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.quarantine import _broken_rules
 from pipelines.intake.report.write import write_report
-from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.settings import Settings

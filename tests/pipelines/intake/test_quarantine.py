@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contracts.pairs import ValidationReport
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.quarantine import _broken_rules, list_shards, replay, replay_all
-from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.settings import Settings

@@ -13,8 +13,9 @@ from alignment.data.pairs import TrainingPairs, decoded
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, _split_of, accepted_reports, build_snapshot
+from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, _split_of, build_snapshot
 from pipelines.intake.soft_labels import LABEL_FIELDS
 from pipelines.intake.validation import validate
 from pipelines.project.columns import ColumnsSection

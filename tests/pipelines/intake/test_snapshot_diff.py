@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from pipelines.contracts.data_report import SnapshotRecord
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.report.write import write_report
-from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.snapshot_diff import diff_snapshots
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project

@@ -10,8 +10,9 @@ import pytest
 
 from pipelines.contracts.monitor import MonitorFinding, MonitorReport
 from pipelines.contracts.release import CandidateVersion
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.monitor import drift
 from pipelines.monitor import report as monitor_report

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from alignment.contracts.values import Record
 from pipelines.project import reference
 from pipelines.project.file import Project
-from pipelines.project.reference import Table, field_docstrings, tables
+from pipelines.project.reference import Table, _field_docstrings, tables
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 TABLES = {table.model: table for table in tables(Project, "")}
@@ -41,14 +41,14 @@ def test_the_committed_page_is_current() -> None:
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.heading)
 def test_every_field_of_a_project_has_a_docstring(table: Table) -> None:
-    docs = field_docstrings(table.model)
+    docs = _field_docstrings(table.model)
     assert [name for name in table.model.model_fields if not docs.get(name)] == []
     assert [text for text in docs.values() if text.split()[0] in {"What", "Whether", "How", "Who", "Why"}] == []
 
 
 def test_docstrings_of_fields_are_one_line_and_a_missing_one_is_found() -> None:
-    assert field_docstrings(Outer) == {"size": "Width, in pixels."}
-    assert field_docstrings(Inner) == {"share": "A share."}
+    assert _field_docstrings(Outer) == {"size": "Width, in pixels."}
+    assert _field_docstrings(Inner) == {"share": "A share."}
 
 
 def test_a_row_has_type_default_and_meaning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.commands import cli
 from pipelines.project.file import load_project
-from pipelines.project.schedules import check_cron, check_schedule, check_timezone
+from pipelines.project.schedules import _check_cron, _check_schedule, _check_timezone
 
 SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 FIELDS = ("schedule.ingest", "schedule.train", "schedule.reward", "schedule.reconcile", "monitor.schedule")
@@ -25,12 +25,12 @@ def project_with(folder: Path, field: str, text: str) -> Path:
 
 @pytest.mark.parametrize("text", GOOD)
 def test_cron_and_presets_are_accepted_as_written(text: str) -> None:
-    assert check_cron(text) == check_schedule(text) == text
+    assert _check_cron(text) == _check_schedule(text) == text
 
 
 @pytest.mark.parametrize("text", BAD)
 def test_invalid_cron_is_refused_with_the_allowed_forms(text: str) -> None:
-    for check in (check_cron, check_schedule):
+    for check in (_check_cron, _check_schedule):
         with pytest.raises(ValueError, match=r"not a cron expression.*five fields.*@weekly"):
             check(text)
 
@@ -52,9 +52,9 @@ def test_an_invalid_cron_is_bad_input_for_a_command(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("preset", ["@once", "@continuous"])
 def test_training_by_the_clock_has_to_recur(preset: str) -> None:
-    assert check_schedule(preset) == preset, "Airflow knows it"
+    assert _check_schedule(preset) == preset, "Airflow knows it"
     with pytest.raises(ValueError, match="not a cron expression"):
-        check_cron(preset)
+        _check_cron(preset)
 
 
 def test_airflow_accepts_the_presets_that_we_do() -> None:
@@ -68,9 +68,9 @@ def test_airflow_accepts_the_presets_that_we_do() -> None:
 
 
 def test_a_time_zone_is_known_or_the_nearest_are_named() -> None:
-    assert check_timezone("") == ""
-    assert check_timezone("Europe/Berlin") == "Europe/Berlin"
+    assert _check_timezone("") == ""
+    assert _check_timezone("Europe/Berlin") == "Europe/Berlin"
     with pytest.raises(ValueError, match=r"unknown time zone 'Europe/Berln'\. Did you mean 'Europe/Berlin'"):
-        check_timezone("Europe/Berln")
+        _check_timezone("Europe/Berln")
     with pytest.raises(ValueError, match=r"unknown time zone 'x'\. Give a name such as 'Europe/Berlin'"):
-        check_timezone("x")
+        _check_timezone("x")

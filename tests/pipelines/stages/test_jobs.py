@@ -192,13 +192,14 @@ def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(
 def test_each_reward_learns_from_its_own_sources(
     shapes_with: Any, monkeypatch: pytest.MonkeyPatch, make_snapshot: Callable[..., DatasetSnapshot]
 ) -> None:
+    from pipelines.intake import accepted
     from pipelines.intake import snapshot as snapshots
     from pipelines.intake.report import write
 
     requested, reported = [], []
     answer = make_snapshot()
     monkeypatch.setattr(write, "write_report", lambda built, _reports, _workspace: reported.append(built))
-    monkeypatch.setattr(snapshots, "accepted_reports", lambda _workspace, only=(): requested.append(only) or [])
+    monkeypatch.setattr(accepted, "accepted_reports", lambda _workspace, only=(): requested.append(only) or [])
     monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _workspace: answer)
     source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
     path = shapes_with(f"{TRAIN}{source}")

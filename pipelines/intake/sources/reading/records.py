@@ -59,13 +59,13 @@ def record_columns(path: Path, name: str) -> list[str]:
 def record_facts(uri: str, store: Store) -> tuple[list[str], int]:
     """Return columns and number of records of a file of the store; of parquet only the index is fetched."""
     if _suffix(uri) == ".parquet":
-        return parquet_facts(uri, store)
+        return _parquet_facts(uri, store)
     with tempfile.TemporaryDirectory() as scratch:
         path = store.local_path(uri, Path(scratch))
         return record_columns(path, uri), sum(1 for _ in read_records(path, uri, 1))
 
 
-def parquet_facts(uri: str, store: Store) -> tuple[list[str], int]:
+def _parquet_facts(uri: str, store: Store) -> tuple[list[str], int]:
     """Return columns and number of rows of a parquet file where it is; ValueError when it cannot be read."""
     try:
         with open_in_place(uri, store) as opened, pq.ParquetFile(opened) as file:

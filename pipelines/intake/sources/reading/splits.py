@@ -42,7 +42,7 @@ def shards_of(source: SourceSection, store: Store, uris: Sequence[str]) -> tuple
     )
 
 
-def split_of(path: str) -> str:
+def _split_of(path: str) -> str:
     """Return the split that a file's relative path names, by its nearest folder or its name; empty for none."""
     *folders, file = path.split("/")
     named = _FILE.fullmatch(file.lower())
@@ -56,7 +56,7 @@ def _of_split(uris: Sequence[str], source: SourceSection) -> list[str]:
     root = normal_uri(source.uri)
     by_split: dict[str, list[str]] = defaultdict(list)
     for uri in uris:
-        by_split[split_of(uri.removeprefix(f"{root}/"))].append(uri)
+        by_split[_split_of(uri.removeprefix(f"{root}/"))].append(uri)
     names = ", ".join(f"{name or 'without a split'} ({len(found)} files)" for name, found in sorted(by_split.items()))
     if source.split:
         if source.split not in by_split:

@@ -26,7 +26,7 @@ def plain_array(column: pa.Array) -> pa.Array:
         column = column.dictionary_decode()
     if column.type in _VIEWS:
         column = column.cast(_VIEWS[column.type], safe=False)
-    if is_image_struct(column.type):
+    if _is_image_struct(column.type):
         # flatten() passes a null struct on to its fields.
         column = plain_array(column.flatten()[column.type.get_field_index("bytes")])
     return column
@@ -39,10 +39,10 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     kind = _VIEWS.get(kind, kind)
-    return plain_type(kind.field("bytes").type) if is_image_struct(kind) else kind
+    return plain_type(kind.field("bytes").type) if _is_image_struct(kind) else kind
 
 
-def is_image_struct(kind: pa.DataType) -> bool:
+def _is_image_struct(kind: pa.DataType) -> bool:
     """Return True for a struct with a field `bytes`, in which the Hugging Face libraries store an image."""
     return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
 
@@ -85,7 +85,7 @@ def batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 def _values(column: pa.Array) -> list[Any]:
     kind = column.type
-    if not is_image_struct(kind):
+    if not _is_image_struct(kind):
         column = plain_array(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column, _ = text_array(column)

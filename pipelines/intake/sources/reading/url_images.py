@@ -35,7 +35,7 @@ class UrlFetcher:
     ) -> None:
         self._hosts = {host.lower() for host in hosts}
         self._max_bytes, self._max_seconds = max_bytes, max_seconds
-        self._allows = allows or is_public
+        self._allows = allows or _is_public
         self._context = context or ssl.create_default_context()
 
     def fetch(self, url: str) -> bytes:
@@ -91,7 +91,7 @@ class UrlFetcher:
         return bytes(data)
 
 
-def is_public(address: str) -> bool:
+def _is_public(address: str) -> bool:
     """Return True for an address of the public internet; not for loopback, private, link-local or multicast ones."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -16,7 +16,7 @@ from alignment.contracts.jobs import Placement
 from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
 from pipelines.dispatch.cluster.board import Board
 from pipelines.dispatch.cluster.kept_work import KeptWork
-from pipelines.dispatch.cluster.rank import Place, RankRun, rank_folder
+from pipelines.dispatch.cluster.rank import Place, RankRun, _rank_folder
 from pipelines.host import _marked_pids, kill_marked
 from pipelines.settings import Settings, load_settings
 from pipelines.store.storage import open_store
@@ -40,7 +40,7 @@ class Node:
             spec={"count": 200, **spec},
             placement=Placement(engine="ray", timeout_seconds=50),
         )
-        self.folder = rank_folder(self.settings, self.request.job_id, 0)
+        self.folder = _rank_folder(self.settings, self.request.job_id, 0)
         self.thread = threading.Thread(target=self._run, args=(name,), daemon=True)
 
     def _run(self, group: str) -> None:

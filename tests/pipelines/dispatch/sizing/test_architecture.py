@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignment.backbones.meta_denoiser import PassInput, meta_denoiser, training_pass
+from alignment.backbones.meta_denoiser import PassInput, _training_pass, meta_denoiser
 from alignment.catalogues.published import published_bases
 from alignment.contracts.training import FullFineTune, Lora
 from pipelines.dispatch.sizing.architecture import Precision, kept_bytes, repeated_share, units_of
@@ -22,7 +22,7 @@ TOLERANCE = 0.01
 
 def counted(family: str, config: dict[str, Any], side: int, tuning: Lora | FullFineTune, precision: Precision) -> Any:
     size = PassInput(latent_side=side, text_tokens=TEXT[family])
-    return training_pass(meta_denoiser(family, config), family, tuning, size=size, precision=precision)
+    return _training_pass(meta_denoiser(family, config), family, tuning, size=size, precision=precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignment.backbones.meta_denoiser import PassInput, meta_denoiser, training_pass
+from alignment.backbones.meta_denoiser import PassInput, _training_pass, meta_denoiser
 from alignment.catalogues.published import WeightGroup, published_base, published_bases
 from alignment.config import load_recipe
 from alignment.contracts.jobs import Placement
@@ -106,6 +106,6 @@ def test_the_copies_of_autocast_are_those_that_torch_keeps(name: str, tuning: Lo
     own = training_memory(case.model_copy(update={"tuning": tuning}), Denoiser(base.weights, ())).copies
     size = PassInput(latent_side=16)
     denoiser = meta_denoiser(base.family, base.config)
-    exact = training_pass(denoiser, base.family, tuning, size=size, precision="bf16").weight_copies
+    exact = _training_pass(denoiser, base.family, tuning, size=size, precision="bf16").weight_copies
     # The first convolution and the embeddings of text and time have no input with a gradient either.
     assert own == pytest.approx(exact, rel=0.04)

@@ -9,10 +9,11 @@ import pytest
 
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.contracts.data_report import DataReport, SnapshotRecord
+from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.report import write as module
 from pipelines.intake.report.write import write_report
-from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.records.snapshots import snapshot_series

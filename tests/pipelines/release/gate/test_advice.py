@@ -12,10 +12,10 @@ from pipelines.release.gate.advice import (
     PUBLISHED,
     Advice,
     AdvisedJudge,
-    admission_chance,
+    _admission_chance,
+    _promoted_share,
     advise,
     planned_judge,
-    promoted_share,
 )
 from pipelines.release.gate.checks.power import _vote_power
 from pipelines.release.gate.simulated_worlds import World, among_people
@@ -62,7 +62,7 @@ def test_the_smallest_win_rate_is_promoted_that_often_by_the_gate_itself(
 def test_more_prompts_better_judges_and_larger_gains_are_promoted_more_often() -> None:
     def share(win_rate: float = 0.6, prompts: int = 800, agreement: float = 0.65, **fields: Any) -> float:
         known = judges(*(agreement,) * 3)
-        return promoted_share(policy(**fields), known, win_rate=win_rate, prompts=prompts, confidence=CONFIDENCE)
+        return _promoted_share(policy(**fields), known, win_rate=win_rate, prompts=prompts, confidence=CONFIDENCE)
 
     plain = share()
     assert 0 < plain < share(prompts=1600) < 1
@@ -77,7 +77,7 @@ def test_more_prompts_better_judges_and_larger_gains_are_promoted_more_often() -
 def test_two_of_three_judges_are_counted_as_the_gate_counts_them() -> None:
     """Each vote has half the level, and the judges may err together: the same as the check `power`."""
     own = policy(minimum_win_rate=0.3)
-    found = promoted_share(
+    found = _promoted_share(
         own, judges(1.0, 1.0, 1.0), win_rate=NormalDist().cdf(0.1), prompts=1000, confidence=CONFIDENCE
     )
     assert found == pytest.approx(
@@ -91,7 +91,7 @@ def test_two_of_three_judges_are_counted_as_the_gate_counts_them() -> None:
 def test_judges_with_one_encoder_count_once() -> None:
     def share(encoders: str) -> float:
         known = judges(0.65, 0.65, encoders=encoders)
-        return promoted_share(policy(), known, win_rate=0.7, prompts=1600, confidence=CONFIDENCE)
+        return _promoted_share(policy(), known, win_rate=0.7, prompts=1600, confidence=CONFIDENCE)
 
     assert share("aa") == 0
     assert share("ab") > 0.9
@@ -102,9 +102,9 @@ def test_the_chance_to_vote_is_that_of_the_wilson_bound() -> None:
     from scipy import stats
 
     half = policy(calibration_floor=0.5, minimum_calibration_pairs=30)
-    assert admission_chance(0.65, 30, half, CONFIDENCE) == pytest.approx(stats.binom.sf(20, 30, 0.65), rel=1e-9)
-    assert admission_chance(0.65, 29, half, CONFIDENCE) == 0
-    assert admission_chance(0.65, 500, policy(), CONFIDENCE) > 0.99
+    assert _admission_chance(0.65, 30, half, CONFIDENCE) == pytest.approx(stats.binom.sf(20, 30, 0.65), rel=1e-9)
+    assert _admission_chance(0.65, 29, half, CONFIDENCE) == 0
+    assert _admission_chance(0.65, 500, policy(), CONFIDENCE) > 0.99
 
 
 def test_an_agreement_is_measured_published_or_assumed() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.intake.sources.reading.splits import split_of
+from pipelines.intake.sources.reading.splits import _split_of
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from pipelines.intake.sources.reading.splits import split_of
     ],
 )
 def test_the_split_of_a_file(path: str, split: str) -> None:
-    assert split_of(path) == split
+    assert _split_of(path) == split

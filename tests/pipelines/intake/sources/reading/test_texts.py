@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipelines.intake.sources.reading.texts import batch_rows, is_image_struct, plain_array, plain_type, text_array
+from pipelines.intake.sources.reading.texts import _is_image_struct, batch_rows, plain_array, plain_type, text_array
 
 BAD = pa.array([b"ok", b"\xff", None], pa.binary())
 
@@ -25,7 +25,7 @@ def test_numbers_become_text_without_a_needless_fraction() -> None:
 
 def test_views_dictionaries_and_structs_are_unpacked() -> None:
     struct = pa.array([{"bytes": b"x", "path": "p"}, None, {"bytes": None, "path": "q"}])
-    assert is_image_struct(struct.type)
+    assert _is_image_struct(struct.type)
     assert plain_array(struct).to_pylist() == [b"x", None, None]
     for array in (pa.array(["a"], pa.string_view()), pa.array([b"a"], pa.binary_view()), struct):
         assert plain_array(array).type == plain_type(array.type)

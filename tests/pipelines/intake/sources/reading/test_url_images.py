@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pipelines.intake.sources.reading.url_images import UrlFetcher, is_public
+from pipelines.intake.sources.reading.url_images import UrlFetcher, _is_public
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -143,4 +143,4 @@ def test_a_certificate_that_nobody_signed_is_refused(port: int) -> None:
     ],
 )
 def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -> None:
-    assert is_public(address) is public
+    assert _is_public(address) is public
