@@ -335,3 +335,22 @@ def test_reports_are_value_objects_as_before(workspace: Workspace, shards: objec
     (report, *_) = accepted_reports(workspace)
     assert "num_withdrawn" not in report.model_dump(mode="json")
     assert isinstance(report, ValidationReport)
+
+
+def test_rows_that_were_accepted_on_replay_stay_in_use_after_a_purge(
+    workspace: Workspace, tiny_pairs: Make, tiny_row: Make, tiny_image: Make
+) -> None:
+    large = tiny_image(500, (100, 40))
+    tiny_pairs([*(tiny_row(number, user_id=number % 4) for number in range(8)), tiny_row(8, user_id=2, jpg_0=large)])
+    limits = workspace.project.validation.model_copy(update={"max_image_side": 60})
+    tight = Workspace(workspace.project.model_copy(update={"validation": limits}), workspace.settings)
+    read_all(tight)
+    assert [again.num_accepted for again in replay_all(workspace)] == [1]
+    assert sum(built(workspace).num_pairs.values()) == 9
+    withdraw(workspace, "annotator", person(1, workspace))
+    purge(plan_purge(workspace, [workspace.project.name]), [tight], by="ada")
+    assert sum(built(workspace).num_pairs.values()) == 6, "the row of the replay breaks the limit that holds now"
+    purge(plan_purge(workspace, [workspace.project.name]), [workspace], by="ada")
+    withdraw(workspace, "annotator", person(0, workspace))
+    purge(plan_purge(workspace, [workspace.project.name]), [workspace], by="ada")
+    assert sum(built(workspace).num_pairs.values()) == 5, "validated again under wider limits, it is accepted"
