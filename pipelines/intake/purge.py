@@ -18,6 +18,7 @@ from pipelines.contracts.withdrawals import PurgeItem, PurgePlan, PurgeRecord, W
 from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.ingestion import scratch_dir, write_batch
 from pipelines.intake.pairs import ACCEPTED_FILE, PAIRS_FILE, QUARANTINE_FILE, read_batches
+from pipelines.intake.quarantine import replay
 from pipelines.intake.shard_index import index_entries
 from pipelines.intake.validation import validate
 from pipelines.intake.withdrawn_rows import WithheldRows, withdrawn_pairs
@@ -182,9 +183,12 @@ def _write_again(uris: Sequence[str], workspace: Workspace) -> dict[str, RawBatc
 def _validate_again(uris: Collection[str], batches: Mapping[str, RawBatch], workspace: Workspace) -> None:
     """Enter reports on the new batches in the project's index; the entry of a shard without a batch is deleted.
 
-    A replay of the old quarantine is not repeated: it accepted what the present rules accept, and so does this.
+    A quarantine that was replayed is replayed again: a batch keeps the facts of the images from its ingest, and a replay
+    decodes them within the present limits.
     """
-    for entry, report in index_entries(workspace):
+    entries = index_entries(workspace)
+    replayed = {entry.rpartition("/")[0] for entry, _ in entries if not entry.endswith("/shard.json")}
+    for entry, report in entries:
         if not entry.endswith("/shard.json") or (report.uri not in uris and report.batch_digest not in batches):
             continue
         batch = batches.get(report.batch_digest)
@@ -192,7 +196,9 @@ def _validate_again(uris: Collection[str], batches: Mapping[str, RawBatch], work
             log.warning("%s: its raw batch is gone, so it leaves the snapshots until the next ingest.", entry)
             workspace.store.delete(entry)
             continue
-        validate(batch, workspace)
+        again = validate(batch, workspace)
+        if entry.rpartition("/")[0] in replayed and again.num_quarantined:
+            replay(again, workspace)
     for entry, report in index_entries(workspace):
         if report.uri in uris:
             workspace.store.delete(entry)
