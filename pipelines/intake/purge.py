@@ -183,8 +183,8 @@ def _write_again(uris: Sequence[str], workspace: Workspace) -> dict[str, RawBatc
 def _validate_again(uris: Collection[str], batches: Mapping[str, RawBatch], workspace: Workspace) -> None:
     """Enter reports on the new batches in the project's index; the entry of a shard without a batch is deleted.
 
-    A quarantine that was replayed is replayed again: a batch keeps the facts of the images from its ingest, and a replay
-    decodes them within the present limits.
+    A quarantine that was replayed is replayed again: a batch keeps the facts of the images from its ingest, and a
+    replay decodes them within the present limits.
     """
     entries = index_entries(workspace)
     replayed = {entry.rpartition("/")[0] for entry, _ in entries if not entry.endswith("/shard.json")}
