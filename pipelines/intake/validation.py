@@ -69,6 +69,8 @@ def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
         "batch": batch.content_digest,
         "limits": workspace.project.validation.model_dump(mode="json", exclude={"max_failed_shards"}),
         "heldout": heldout.digest,
+        # Batches whose rows were all withdrawn have the same contents.
+        **({"withdrawn": batch.num_withdrawn} if batch.num_withdrawn else {}),
     }
     uri = store.uri("raw/validated", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     manifest = store.read_manifest(uri) or _validate(batch, workspace, uri=uri, heldout=heldout)
