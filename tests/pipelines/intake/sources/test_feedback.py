@@ -14,7 +14,8 @@ import sqlalchemy
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.pairs import PAIRS_FILE
 from pipelines.intake.sources import feedback
-from pipelines.intake.sources.feedback import FeedbackSource, create_table
+from pipelines.intake.sources.feedback import FeedbackSource
+from pipelines.intake.sources.feedback_table import create_table
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
