@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, jobs, loop, new, plan, platform, quarantine, sources
+from pipelines.commands import champion, gate, imports, jobs, loop, new, plan, platform, quarantine, sources, vote
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -32,6 +32,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     "Pairs": {
         "sources": sources.sources,
         "feedback": sources.feedback_app,
+        "vote": vote.vote,
         "draw": loop.draw,
         "ingest": loop.ingest,
         "validate": loop.validate,
