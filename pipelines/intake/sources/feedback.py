@@ -7,6 +7,7 @@ on the images of an evaluation are left out: their prompts are held out.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from pipelines.store.storage import Store
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
 
+log = logging.getLogger(__name__)
+
 ROWS_OF_A_SHARD = 1000
 _LABEL = "CASE WHEN preference BETWEEN 0 AND 1 THEN CAST(ROUND(preference * 1000000) AS BIGINT) ELSE -1 END"
 _STATE = f"count(*), max(id), sum(id), sum({_LABEL}), sum(num_votes)"
@@ -35,15 +38,14 @@ class FeedbackSource:
     """Reads `preference` as the share of the votes for image 0."""
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
-        """List the ranges of ids that have rows; ValueError when the table does not exist or is empty.
+        """List the ranges of ids that have votes to train on; ValueError when the table does not exist.
 
-        A table that has only votes on the images of an evaluation has no ranges and is no error.
+        A table without such votes is a warning: it must not stop the other sources.
         """
         with connected(source) as connection:
             found = _ranges(connection)
-            empty = not found and connection.exec_driver_sql(f"SELECT 1 FROM {TABLE} LIMIT 1").first() is None
-        if empty:
-            raise ValueError(f"Source {source.name!r}: table {TABLE} at {source.uri} has no votes yet.")
+        if not found:
+            log.warning("Source %r: table %s at %s has no votes to train on yet.", source.name, TABLE, source.uri)
         return tuple(_shard(source, first, state) for first, state in found)
 
     def inspect(self, source: SourceSection, store: Store) -> SourceFacts:

@@ -96,7 +96,9 @@ class _Page:
         if "token" not in request.query_params:
             return self._page(self._ballot.current())
         answer = RedirectResponse("/", status_code=303)
-        answer.set_cookie(_cookie_name(request.url.port), self._token, httponly=True, samesite="strict")
+        # Not "strict": a link in a terminal that is itself a web page would then lead to a refusal. Votes need the
+        # origin of this page besides.
+        answer.set_cookie(_cookie_name(request.url.port), self._token, httponly=True, samesite="lax")
         return answer
 
     def image(self, request: "Request") -> "Response":

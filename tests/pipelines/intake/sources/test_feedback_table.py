@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
+from pipelines.intake.ingestion import list_source_shards
 from pipelines.intake.sources.feedback import FeedbackSource
 from pipelines.intake.sources.feedback_table import (
     BallotVote,
@@ -20,9 +21,11 @@ from pipelines.intake.sources.feedback_table import (
     votes_on,
     withdraw_vote,
 )
+from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(180)
 EARLIER = """
@@ -164,10 +167,9 @@ def test_votes_on_an_evaluation_are_not_a_source_of_pairs(
 ) -> None:
     store, reader = open_store(settings.store_uri), FeedbackSource()
     create_table(source)
-    with pytest.raises(ValueError, match="has no votes yet"):
-        reader.list_shards(source, store)
+    assert reader.list_shards(source, store) == ()
     assert record_vote(source, vote(0, evaluation="e"))
-    assert reader.list_shards(source, store) == (), "a project that only judges by hand has no failing source"
+    assert reader.list_shards(source, store) == ()
     assert record_vote(source, vote(1))
     (before,) = reader.list_shards(source, store)
     assert record_vote(source, vote(2, evaluation="e", preference=0.0))
@@ -182,3 +184,14 @@ def test_votes_on_an_evaluation_are_not_a_source_of_pairs(
 def test_a_ballot_needs_the_table(source: SourceSection) -> None:
     with pytest.raises(ValueError, match="Run `plumbline feedback init` first"):
         prepare_ballots(source)
+
+
+def test_a_table_without_votes_does_not_stop_the_other_sources(
+    source: SourceSection, tiny_project: Project, settings: Settings, tiny_pairs: Any, tiny_row: Any
+) -> None:
+    """A project gets the table before its first candidate exists to vote on."""
+    create_table(source)
+    tiny_pairs([tiny_row(0), tiny_row(1)])
+    project = tiny_project.model_copy(update={"sources": (*tiny_project.sources, source)})
+    (shard,) = list_source_shards(Workspace(project, settings))
+    assert shard.source == "tiny_pairs"
