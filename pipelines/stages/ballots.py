@@ -67,7 +67,8 @@ def training_ballot(path: str, prompts: str, *, annotator: str, source: str, mos
     table = _table_of_votes(workspace, source)
     drawing = _drawing_only(workspace, prompts)
     lines = evaluation_prompts(drawing.project, drawing.store)
-    check_not_heldout((line.text for line in lines), heldout_prompts(workspace.project, workspace.store), prompts)
+    texts = ["", *(line.text for line in lines)]  # the header is the first line
+    check_not_heldout(texts, heldout_prompts(workspace.project, workspace.store), prompts)
     first, second = _challenger(
         CandidateVersion.model_validate(candidates.pick_candidate(path)), champion_of(workspace)
     )

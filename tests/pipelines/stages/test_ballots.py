@@ -226,7 +226,7 @@ def test_held_out_prompts_are_refused_before_anything_is_drawn(drawn: dict[str, 
     drawn["world"].register("a")
     held_out = (ROOT / "examples/shapes/prompts.tsv").read_text().splitlines()[5]
     Path(drawn["prompts"]).write_text(TRAINING + held_out.upper() + "\n")
-    with pytest.raises(ValueError, match=r"holds 1 prompts of the evaluation \(lines 13\)"):
+    with pytest.raises(ValueError, match=r"holds 1 prompts of the evaluation \(lines 14\)"):
         training_ballot(drawn)
     assert drawn["specs"] == []
     Path(drawn["prompts"]).write_text("a fox\n")

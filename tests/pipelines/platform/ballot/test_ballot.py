@@ -1,12 +1,14 @@
 """Votes, skips and undo of a ballot."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pipelines.platform.ballot.ballot import LEFT, RIGHT, TIE
+from pipelines.platform.ballot.pairs import BallotPair
 
 
 def test_pairs_come_in_order_and_each_vote_is_written_before_the_next(ballot_of: Callable[..., Any]) -> None:
@@ -22,7 +24,13 @@ def test_pairs_come_in_order_and_each_vote_is_written_before_the_next(ballot_of:
 
 def test_a_second_vote_on_a_pair_is_not_written(ballot_of: Callable[..., Any]) -> None:
     written = ballot_of()
-    barrier = threading.Barrier(8)
+    barrier, record = threading.Barrier(8), written.ballot.record
+
+    def slowly(pair: BallotPair, preference: float) -> bool:
+        time.sleep(0.05)
+        return bool(record(pair, preference))
+
+    written.ballot.record = slowly
 
     def click() -> None:
         barrier.wait()
