@@ -67,8 +67,8 @@ def test_the_gate_reads_the_votes_and_training_does_not(
     judged_project: Any, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["gate", "people", path]) == cli.BAD_INPUT
-    told = capsys.readouterr().err
-    assert f"There are no votes on the last evaluation of tiny yet. Run `plumbline vote {path}`" in told
+    error = capsys.readouterr().err
+    assert f"There are no votes on the last evaluation of tiny yet. Run `plumbline vote {path}`" in error
     ballot = ballots.gate_ballot(path, **GIVEN)
     for number in range(40):
         prefer_candidate(ballot, "c" * 64, number)
