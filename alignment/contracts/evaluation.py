@@ -59,11 +59,16 @@ class DrawingSpec(ValueObject):
 
 
 class SampleSpec(DrawingSpec):
-    """One model's images. Its digest names the cached folder `{prompt_index:05d}_{seed}.png`."""
+    """One model's images. Its digest names the cached folder, see `image_name`."""
 
     model: ModelRef
     num_prompts: PositiveInt | None = None
     """Number of prompts, evenly spaced in the file; None for all."""
+
+
+def image_name(prompt_index: int, seed: int) -> str:
+    """Return the name of an image's file in the folder of a SampleSpec."""
+    return f"{prompt_index:05d}_{seed}.png"
 
 
 class ModelsSpec(DrawingSpec):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from alignment.backbones.drawing import Drawing, drawing_of, to_images
 from alignment.backbones.interface import Conditioning
-from alignment.contracts.evaluation import Sampler
+from alignment.contracts.evaluation import Sampler, image_name
 from alignment.files.background import BackgroundWork
 from alignment.files.durable import write_bytes
 from alignment.statistics.prompts import EvalPrompt
@@ -45,7 +45,7 @@ class ImageKey:
     @property
     def file_name(self) -> str:
         """File name in the sample folder."""
-        return f"{self.prompt.index:05d}_{self.seed}.png"
+        return image_name(self.prompt.index, self.seed)
 
 
 def image_grid(prompts: Sequence[EvalPrompt], seeds: Sequence[int]) -> list[ImageKey]:

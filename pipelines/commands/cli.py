@@ -24,6 +24,7 @@ from pipelines.commands import (
     platform,
     quarantine,
     sources,
+    vote,
     withdrawals,
 )
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
@@ -44,6 +45,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     "Pairs": {
         "sources": sources.sources,
         "feedback": sources.feedback_app,
+        "vote": vote.vote,
         "draw": loop.draw,
         "ingest": loop.ingest,
         "validate": loop.validate,

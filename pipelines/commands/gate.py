@@ -126,23 +126,22 @@ def aa(
 def people(
     file: DecisionFile,
     votes: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="VOTES",
             help="CSV file with the columns prompt and pick (candidate, champion or tie).",
+            show_default="the votes of `plumbline vote PROJECT`",
             callback=existing_path,
         ),
-    ],
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Estimate people's win rate from their votes on some prompts.
 
     The judges' scores on all prompts narrow the interval."""
-    from pipelines.release.gate import human_votes
-    from pipelines.settings import load_settings
+    from pipelines.stages import ballots
 
-    found = human_votes.human_win_rates(file, votes, load_settings())
-    show([rate.model_dump(mode="json") for rate in found], as_json=as_json)
+    show(ballots.people_win_rates(file, votes), as_json=as_json)
     return DONE
 
 

@@ -52,9 +52,16 @@ _NAMED = 10
 
 
 def list_source_shards(workspace: Workspace) -> list[SourceShard]:
-    """List every shard of every source of the project, in the project file's order, then by URI."""
-    store = workspace.store
-    return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
+    """List every shard of every source of the project, in the project file's order, then by URI.
+
+    ValueError when a source cannot be read, or none has pairs.
+    """
+    store, sources = workspace.store, workspace.project.sources
+    found = [shard for source in sources for shard in _reader(source).list_shards(source, store)]
+    if not found:
+        names = ", ".join(source.name for source in sources)
+        raise ValueError(f"{workspace.project.path}: no source has pairs to train on yet ({names}).")
+    return found
 
 
 def note_shards(shards: Sequence[SourceShard], workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "advice",
+    "ballots",
     "candidates",
     "champion",
     "export",

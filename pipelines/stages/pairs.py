@@ -53,15 +53,15 @@ def list_source_kinds() -> list[Json]:
 
 def init_feedback(path: str) -> list[Json]:
     """Create the table of votes of each feedback source; return the sources. ValueError when there is none."""
-    from pipelines.intake.sources import feedback
+    from pipelines.intake.sources import feedback_table
 
     project = read_project(path)
     found = [source for source in project.sources if source.kind == "feedback"]
     if not found:
         raise ValueError(f'{project.path} has no source of kind "feedback". Add one; `plumbline sources` shows how.')
     for source in found:
-        feedback.create_table(source)
-    return [{"source": source.name, "uri": source.uri, "table": feedback.TABLE} for source in found]
+        feedback_table.create_table(source)
+    return [{"source": source.name, "uri": source.uri, "table": feedback_table.TABLE} for source in found]
 
 
 def list_shards(path: str) -> list[Json]:

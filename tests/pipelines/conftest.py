@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import SecretStr
 from safetensors.numpy import save_file
 
@@ -41,7 +41,7 @@ from alignment.contracts.judges import Judge
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
-from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.contracts.release import CandidateVersion, GateCheck, GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.records.heldout_prompts import evaluation_digest
 from pipelines.release.gate import decision_log
@@ -490,3 +490,101 @@ def hub_server() -> Iterator[HubServer]:
         yield hub
         server.shutdown()
         thread.join()
+
+
+# --- a judged candidate and its images ------------------------------------------------------------------------------
+
+
+@dataclass
+class JudgedProject:
+    """A project with a feedback source, a decision and the images of its evaluation; nothing is tracked."""
+
+    path: Path
+    store: Store
+    report: EvalReport
+    decision: GateDecision
+    images: dict[str, dict[str, bytes]]
+    """Images by weights digest and file name."""
+
+    @property
+    def votes(self) -> Path:
+        """The SQLite file of the feedback source."""
+        return self.path.parent / "votes.db"
+
+
+JUDGED_PROMPTS = 60
+FEEDBACK = """
+[[sources]]
+name = "votes"
+kind = "feedback"
+uri = "votes.db"
+licence = "CC0-1.0"
+"""
+
+
+@pytest.fixture
+def judged_project(
+    tiny_project: Project, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> JudgedProject:
+    """The candidate draws circles, the champion squares, on 60 prompts and two seeds; the judge likes every third."""
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", settings.store_uri)
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(settings.state_dir))
+    monkeypatch.setenv("PLUMBLINE_ANNOTATOR_SALT", "a salt for tests")
+    path, store = tiny_project.path, open_store(settings.store_uri, settings)
+    path.write_text(path.read_text() + FEEDBACK)
+    prompts = [f"a picture, number {number}" for number in range(JUDGED_PROMPTS)]
+    (path.parent / "prompts.tsv").write_text("prompt\tcategory\n" + "".join(f"{p}\tany\n" for p in prompts))
+    candidate = CandidateVersion(
+        **{"model": "tiny", "version": 2, "kind": "lora", "weights_uri": "", "trained_on": (), "run_id": ""},
+        **{"weights_digest": "c" * 64, "spec_digest": "1" * 64, "base_digest": "b" * 64, "snapshot_digest": "e" * 64},
+    )
+    spec = eval_spec(candidate, None, "d" * 64)
+    images = {
+        model.weights_digest: publish_samples(store, spec.sample_spec(model).digest, spec.seeds, model.weights_digest)
+        for model in (spec.candidate, spec.champion)
+    }
+    folder, uri = tmp_path / "evaluation", store.uri("evaluations", "1")
+    folder.mkdir()
+    rows = [
+        (role, judge, i, prompts[i], i, seed, float(i % 3 == 0) if role == "candidate" else 0.5)
+        for role in ("candidate", "champion")
+        for judge in JUDGES
+        for i in range(JUDGED_PROMPTS)
+        for seed in spec.seeds
+    ]
+    names = ("role", "scorer", "prompt_index", "prompt", "group", "seed", "score")
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), folder / SCORES_FILE)
+    digests = {"scores_digest": "f" * 64, "num_prompts": JUDGED_PROMPTS}
+    report = EvalReport(uri=uri, spec=spec, comparisons=(), calibrations=(), **digests)
+    store.publish_folder(folder, uri, report.model_dump(mode="json"))
+    decision = GateDecision(
+        verdict="hold",
+        mode="enforce",
+        checks=(GateCheck(kind="may_vote", subject=JUDGES[0], measured=None, passed=True, explanation=""),),
+        reasons=(),
+        candidate=candidate,
+        champion_version=None,
+        **{"champion_weights_digest": "b" * 64, "report_digest": report.digest, "evaluation_uri": uri},
+        **{"report_uri": "", "scores_digest": "f" * 64, "policy_digest": "3" * 64},
+    )
+    decision_log.save_decision(decision, Workspace(tiny_project, settings))
+    return JudgedProject(path, store, report, decision, images)
+
+
+def publish_samples(store: Store, digest: str, seeds: Sequence[int], weights: str) -> dict[str, bytes]:
+    """Publish the images of a model: circles if its digest begins with c, else squares."""
+    import tempfile
+
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for index in range(JUDGED_PROMPTS):
+            for seed in seeds:
+                file = Path(scratch) / f"{index:05d}_{seed}.png"
+                image = Image.new("RGB", (512, 512), (230 - index, 225, 200 + 20 * seed))
+                drawing = ImageDraw.Draw(image)
+                shape = drawing.ellipse if weights.startswith("c") else drawing.rectangle
+                shape((100, 100 + index, 400, 400), fill=(40 + 3 * index, 90, 160))
+                image.save(file)
+                found[file.name] = file.read_bytes()
+        store.publish_folder(Path(scratch), store.uri("evaluations", "samples", digest), {})
+    return found

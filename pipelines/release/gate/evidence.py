@@ -8,6 +8,7 @@ from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from alignment.contracts.judges import Judge
+from alignment.statistics.prompts import EvalPrompt
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
@@ -117,6 +118,18 @@ def score_columns(evaluation_uri: str, settings: Settings) -> Columns:
     """Read the score table of an evaluation in the store."""
     uri = f"{evaluation_uri}/{SCORES_FILE}"
     return read_columns(open_store(uri, settings).read_bytes(uri))
+
+
+def evaluated_prompts(columns: Columns) -> list[EvalPrompt]:
+    """Return the prompts of a score table, each with the index of the first of its near-duplicates as its group."""
+    groups = columns.get("group") or [None] * len(columns["role"])
+    rows = zip(columns["role"], columns["prompt_index"], columns["prompt"], groups, strict=True)
+    found = {
+        int(str(index)): EvalPrompt(int(str(index)), str(text), "", None if group is None else str(group))
+        for role, index, text, group in rows
+        if role == "candidate"
+    }
+    return list(found.values())
 
 
 def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:

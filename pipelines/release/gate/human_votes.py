@@ -7,7 +7,7 @@ only: the gate does not read it.
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from alignment.contracts.evaluation import EvalReport
@@ -19,7 +19,7 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.gate.decision_log import load_decision
-from pipelines.release.gate.evidence import score_columns
+from pipelines.release.gate.evidence import evaluated_prompts, score_columns
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
@@ -49,7 +49,7 @@ class _HumanWinRate(Record):
     """Share of the prompts with a human majority on which the judge prefers the same image."""
 
 
-def _read_votes(path: Path) -> dict[str, float]:
+def read_votes(path: Path) -> dict[str, float]:
     """Return the share of human votes for the candidate, by normalised prompt, from a CSV file with the columns
     `prompt` and `pick`.
 
@@ -66,6 +66,21 @@ def _read_votes(path: Path) -> dict[str, float]:
     votes = defaultdict[str, list[float]](list)
     for row in rows:
         votes[normal_prompt(row["prompt"])].append(PICKS[row["pick"]])
+    return {prompt: sum(own) / len(own) for prompt, own in votes.items()}
+
+
+def shares_for(decision: GateDecision, rows: Iterable[tuple[str, str, str, float]]) -> dict[str, float]:
+    """Return the share of votes for the candidate, by normalised prompt, from rows of (prompt, generator of either
+    image, share of the vote for the first).
+
+    The last word of a generator is the digest of its weights. Rows about other weights are left out.
+    """
+    candidate, champion = decision.candidate.weights_digest, decision.champion_weights_digest
+    votes = defaultdict[str, list[float]](list)
+    for prompt, *generators, share in rows:
+        weights = [str(generator).rpartition(" ")[2] for generator in generators]
+        if weights in ([candidate, champion], [champion, candidate]):
+            votes[normal_prompt(prompt)].append(share if weights[0] == candidate else 1 - share)
     return {prompt: sum(own) / len(own) for prompt, own in votes.items()}
 
 
@@ -155,11 +170,11 @@ def _half_step(balance: float) -> float:
     return 0.5 if balance == 0 else float(balance > 0)
 
 
-def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[_HumanWinRate]:
+def human_win_rates(path: Path, votes: Mapping[str, float], settings: Settings) -> list[_HumanWinRate]:
     """Combine a decision's judges with human votes on some of its prompts.
 
-    `path` is a decision's JSON file or a project, `votes` a CSV file. ValueError when the evaluation is no longer in
-    the store, or as `_read_votes` and `_win_rates` raise it.
+    `path` is a decision's JSON file or a project, `votes` the share of the votes for the candidate by normalised
+    prompt. ValueError when the evaluation is no longer in the store, or as `_win_rates` raises it.
     """
     decision = load_decision(path, settings)
     store = open_store(settings.store_uri, settings)
@@ -167,14 +182,12 @@ def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[_HumanW
     if manifest is None:
         raise ValueError(f"The evaluation {decision.evaluation_uri} is no longer in the store. Evaluate again.")
     columns = score_columns(decision.evaluation_uri, settings)
-    own = (columns[name] for name in ("role", "prompt_index", "prompt"))
-    prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
-    groups = {int(str(i)): int(str(g)) for i, g in zip(columns["prompt_index"], columns.get("group", ()), strict=False)}
+    prompts = evaluated_prompts(columns)
     return _win_rates(
         decision,
         EvalReport.model_validate(manifest.value),
         read_grids(columns),
-        prompts=prompts,
-        votes=_read_votes(votes),
-        groups=groups or None,
+        prompts={prompt.index: prompt.text for prompt in prompts},
+        votes=votes,
+        groups={prompt.index: int(prompt.group) for prompt in prompts if prompt.group is not None} or None,
     )

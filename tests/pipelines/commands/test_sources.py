@@ -38,4 +38,4 @@ def test_the_table_of_votes_is_made_once(
         assert connection.execute("SELECT count(*) FROM feedback_votes").fetchone() == (0,)
     connection.close()
     assert cli.main(["ingest", path]) == cli.BAD_INPUT
-    assert "has no votes yet" in capsys.readouterr().err
+    assert "no source has pairs to train on yet (tiny_pairs)" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, QUARANTINE_FILE
 from pipelines.intake.quarantine import replay
 from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.sources.catalogue import SOURCES, PickAPic, SourceParams, find_source, source_example
-from pipelines.intake.sources.feedback import create_table
+from pipelines.intake.sources.feedback_table import create_table
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection

@@ -16,7 +16,7 @@ from alignment.statistics.comparison import ScoreTable, win_rate_interval
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.commands import cli
 from pipelines.contracts.release import CandidateVersion, GateCheck, GateDecision
-from pipelines.release.gate.human_votes import _read_votes, _win_rates
+from pipelines.release.gate.human_votes import _win_rates, read_votes
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
@@ -95,7 +95,7 @@ def grids(prefers: list[bool], alike: int = 1) -> ScoreGrids:
 def votes_of(path: Path, people: list[bool], num: int) -> dict[str, float]:
     lines = [f'"{PROMPTS[i]}",{"candidate" if people[i] else "champion"}' for i in range(num)]
     path.write_text("\n".join(["prompt,pick", *lines]) + "\n")
-    return _read_votes(path)
+    return read_votes(path)
 
 
 def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_votes_on_near_duplicates_are_votes_on_one_prompt(tmp_path: Path) -> Non
 
 def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_half_a_win(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("prompt,pick\na fox,candidate\nA fox!,candidate\na fox,champion\na kite,tie\n")
-    assert _read_votes(tmp_path / "v.csv") == {"a fox": pytest.approx(2 / 3), "a kite": 0.5}
+    assert read_votes(tmp_path / "v.csv") == {"a fox": pytest.approx(2 / 3), "a kite": 0.5}
     votes = votes_of(tmp_path / "v.csv", [True] * 40, 40) | {"prompt number 50": 0.5}
     (found,) = _win_rates(decision("able"), report(), grids([True] * 400), prompts=PROMPTS, votes=votes)
     assert (found.num_labelled, found.num_ties, found.num_unlabelled) == (41, 1, 359)
@@ -194,4 +194,4 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
             _win_rates(decision(allowed), report(), scores, prompts=PROMPTS, votes=own)
     table.write_text("prompt,pick\na fox,challenger\n")
     with pytest.raises(ValueError, match="lines 2 are not"):
-        _read_votes(table)
+        read_votes(table)
