@@ -9,4 +9,5 @@ __all__ = [
     "series",
     "snapshots",
     "trained_judges",
+    "withdrawals",
 ]
