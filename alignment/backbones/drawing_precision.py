@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from alignment.backbones.interface import DTYPES
-from alignment.contracts.values import Precision
+from alignment.contracts.values import NumberFormat
 
 DENOISERS = ("unet", "transformer")
 
 
-def set_precision(pipeline: Any, precision: Precision) -> None:
+def set_precision(pipeline: Any, precision: NumberFormat) -> None:
     """Let a pipeline's text encoders and denoiser compute in a number format, in place; call it once.
 
     Latents, the steps of the scheduler and the VAE stay in float32: the VAE is a small part of the time, and 8-bit

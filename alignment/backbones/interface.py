@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts.precision import FrozenWeights
 from alignment.contracts.training import FullFineTune, Lora
-from alignment.contracts.values import Precision
+from alignment.contracts.values import NumberFormat
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[NumberFormat, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The dtype of each number format of the contracts."""
 
 Conditioning = dict[str, Tensor]

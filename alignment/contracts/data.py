@@ -7,7 +7,7 @@ from pydantic import Field
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.images import Images, Square
-from alignment.contracts.values import PositiveInt, Precision, Record, Sha256, ValueObject
+from alignment.contracts.values import NumberFormat, PositiveInt, Record, Sha256, ValueObject
 
 Split = Literal["train", "calibration", "test"]
 """The part of a snapshot that a pair is in."""
@@ -57,9 +57,9 @@ class DatasetSnapshot(ValueObject):
 class Encoding(Record):
     """Number formats and layout of a feature cache. They change its numbers, so they are part of its digest."""
 
-    precision: Precision = Field(default="fp32", exclude_if="fp32".__eq__)
+    precision: NumberFormat = Field(default="fp32", exclude_if="fp32".__eq__)
     """Format that the VAE and the text encoders compute in. `bf16` needs half the memory and is faster on GPUs."""
-    moments: Precision = Field(default="fp32", exclude_if="fp32".__eq__)
+    moments: NumberFormat = Field(default="fp32", exclude_if="fp32".__eq__)
     """Format in which latent means and standard deviations are stored. `bf16` halves their size."""
     distinct_images: bool = Field(default=False, exclude_if=operator.not_)
     """Encode and store an image once however many pairs show it. False stores it with each pair."""

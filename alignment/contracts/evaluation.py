@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from alignment.catalogues.backbones import Backbone, SchedulerName
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.judges import Judge
-from alignment.contracts.values import PositiveInt, Precision, Record, Sha256, ValueObject
+from alignment.contracts.values import NumberFormat, PositiveInt, Record, Sha256, ValueObject
 
 Role = Literal["candidate", "champion", "base"]
 
@@ -29,7 +29,7 @@ class Sampler(Record):
     """Number of diffusion steps."""
     guidance_scale: Annotated[float, Field(ge=1)] = 7.5
     """Classifier-free guidance; 1 is no guidance."""
-    precision: Precision = Field(default="fp32", exclude_if="fp32".__eq__)
+    precision: NumberFormat = Field(default="fp32", exclude_if="fp32".__eq__)
     """Format that the text encoders and the denoiser compute in. Latents, their steps and the VAE stay in fp32."""
 
 

@@ -16,8 +16,8 @@ from alignment.catalogues.record import Record
 
 __all__ = [
     "NotNegative",
+    "NumberFormat",
     "PositiveInt",
-    "Precision",
     "Record",
     "Sha256",
     "Share",
@@ -30,8 +30,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
-Precision = Literal["fp32", "bf16"]
-"""Number format. There is no fp16, because SDXL's VAE overflows in it."""
+NumberFormat = Literal["fp32", "bf16"]
+"""Format of stored or computed numbers. There is no fp16, because SDXL's VAE overflows in it."""
 
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

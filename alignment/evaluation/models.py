@@ -9,7 +9,7 @@ from alignment.backbones.drawing_precision import set_precision
 from alignment.catalogues.backbones import BackboneParams
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef
-from alignment.contracts.values import Precision
+from alignment.contracts.values import NumberFormat
 
 _LOADERS = "alignment.backbones.diffusers_model"
 
@@ -21,7 +21,7 @@ def load_model(
     weights_dir: Path | None,
     *,
     device: torch.device,
-    precision: Precision = "fp32",
+    precision: NumberFormat = "fp32",
     with_texts: bool = True,
 ) -> Any:
     """Load a pipeline of the backbone's family on a device; `weights_dir` is None for the base itself.
@@ -38,7 +38,9 @@ def load_model(
     return pipeline.to(device)
 
 
-def load_texts(backbone: BackboneParams, base_dir: Path, *, device: torch.device, precision: Precision = "fp32") -> Any:
+def load_texts(
+    backbone: BackboneParams, base_dir: Path, *, device: torch.device, precision: NumberFormat = "fp32"
+) -> Any:
     """Load the base's tokenizers and text encoders, as a pipeline, on a device. Every model of the base shares them."""
     pipeline = resolve(f"{_LOADERS}:load_texts")(_family(backbone), base_dir, device)
     set_precision(pipeline, precision)

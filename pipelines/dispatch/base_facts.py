@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment.catalogues.backbones import BACKBONES, Backbone
 from alignment.config import validate
-from alignment.contracts.values import Precision, Record
+from alignment.contracts.values import NumberFormat, Record
 from pipelines.dispatch.model_folders import MODEL_INDEX, is_here, local_folder
 from pipelines.workspace import Workspace
 
@@ -38,7 +38,7 @@ class BaseFacts(Record):
     text_bytes: int
     """Size of the text states of one caption in a feature cache."""
 
-    def feature_bytes(self, num_pairs: int, num_captions: int, moments: Precision = "fp32") -> int:
+    def feature_bytes(self, num_pairs: int, num_captions: int, moments: NumberFormat = "fp32") -> int:
         """Return the size of the features of pairs: mean and standard deviation of both latents in the number format
         `moments`, and text states of each distinct caption.
         """
