@@ -10,9 +10,10 @@ from pipelines.platform.checks import clock
 from pipelines.platform.checks.result import WARNING, Check, check
 from pipelines.platform.compose import stack
 from pipelines.project.file import load_projects
+from pipelines.records.withdrawals import purge_series, unfinished_purges, withdrawal_series
 from pipelines.release.registration import signing
 from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store, open_store
 from pipelines.tracking import runs
 
 MINIMUM_FREE_BYTES = 2 * 1024**3
@@ -32,6 +33,7 @@ def installation_checks(settings: Settings) -> list[Check]:
         ),
         check("engine", _engine, "Install the packages of a training host (`pip install 'plumbline[gpu]'`)."),
         check("signing", lambda: signing.check_keys(settings), "Correct the keys; see docs/operations.md."),
+        check("withdrawals", lambda: _withdrawals(open_store(settings.store_uri, settings)), "Run `plumbline purge`."),
         check("projects", lambda: _projects(settings), "Correct these files; the other projects are not affected."),
     ]
     if stack.is_prepared(services.ROOT):
@@ -79,6 +81,22 @@ def _engine() -> str:
     if missing:
         raise ValueError(f"The local engine cannot start jobs on this host: {', '.join(missing)} not installed.")
     return "the local engine can start `accelerate launch`"
+
+
+def _withdrawals(store: Store) -> str:
+    """Count the withdrawals; warn about those after the last purge, whose pairs may still be stored."""
+    unfinished = unfinished_purges(store)
+    if unfinished:
+        raise ValueError(f"The purge number {unfinished[-1].number} was interrupted, so some files are half deleted.")
+    purged = [entry.at for entry in purge_series(store).entries() if entry.finishes is None]
+    last = {str(entry.withdrawal): entry for entry in withdrawal_series(store).entries()}
+    active = [entry for entry in last.values() if not entry.is_revoked]
+    waiting = [entry for entry in active if not purged or entry.at > purged[-1]]
+    text = f"withdrawals that hold: {len(active)}" if active else "nothing is withdrawn"
+    if waiting:
+        text += f"; {WARNING} {len(waiting)} came after the last purge, so their pairs may still be stored."
+        text += " `plumbline purge` lists them"
+    return text
 
 
 def _projects(settings: Settings) -> str:

@@ -47,6 +47,7 @@ def test_a_complete_installation_passes_every_check(world: Any) -> None:
         "platform",
         "engine",
         "signing",
+        "withdrawals",
         "projects",
         "gpu",
         "placement",

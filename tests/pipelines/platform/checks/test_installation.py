@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 from s3_servers import KEYS, serve_meagre_s3
 
+from pipelines.contracts.withdrawals import PurgePlan, Withdrawal
 from pipelines.host import this_host
 from pipelines.platform.checks import installation
 from pipelines.platform.checks.result import check
 from pipelines.project.file import Project, load_project
+from pipelines.records.withdrawals import record_purge, record_withdrawal
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 
 ROOT = Path(__file__).parents[4]
 
@@ -62,3 +65,18 @@ def test_an_engine_without_accelerate_is_found(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: object() if name in installed else None)
     with pytest.raises(ValueError, match="cannot start jobs on this host: accelerate not installed"):
         installation._engine()
+
+
+def test_withdrawn_pairs_that_may_still_be_stored_are_a_warning(settings: Settings) -> None:
+    store, plan = open_store(settings.store_uri, settings), PurgePlan(items=(), pair_ids={})
+    assert installation._withdrawals(store) == "nothing is withdrawn"
+    own = Withdrawal(kind="pair", value="a" * 64)
+    record_withdrawal(store, own, reason="r", by="ada")
+    assert "withdrawals that hold: 1; WARNING: 1 came after the last purge" in installation._withdrawals(store)
+    started = record_purge(store, plan, by="ada")
+    with pytest.raises(ValueError, match="purge number 1 was interrupted"):
+        installation._withdrawals(store)
+    record_purge(store, plan, by="ada", finishes=started.number)
+    assert installation._withdrawals(store) == "withdrawals that hold: 1"
+    record_withdrawal(store, own, reason="r", by="ada", is_revoked=True)
+    assert installation._withdrawals(store) == "nothing is withdrawn"
