@@ -14,6 +14,11 @@ SIMILAR = 0.9
 """Similarity from which two prompts are near-duplicates: twice the number of common words, in the same order, divided
 by the number of words of both. One word of ten may differ, so that short prompts from one template stay apart."""
 
+_PARTS = 100
+_SIMILAR_PARTS = round(SIMILAR * _PARTS)
+_BUCKETS = 1 << 22
+"""Counters for words, by their hash: 4 MiB."""
+
 Words = tuple[str, ...]
 
 
@@ -40,23 +45,46 @@ class NearPrompts:
 
 
 def similar_groups(normal: Sequence[str]) -> list[int]:
-    """Return for each prompt, in normal form, the first position that a chain of near-duplicates connects it with."""
-    words = [tuple(map(sys.intern, prompt.split())) for prompt in normal]
-    frequency = Counter(word for own in words for word in _numbered(own))
-    similar = _similarity()
+    """Return for each prompt, in normal form, the first position that a chain of near-duplicates connects it with.
+
+    Only words that several prompts have are kept: the others are in no common sequence.
+    """
+    frequency = _shared_words(normal)
+    lengths = [len(prompt.split()) for prompt in normal]
+    words = [tuple(sys.intern(word) for word in prompt.split() if word in frequency) for prompt in normal]
     first = list(range(len(words)))
     places: dict[str, list[int]] = {}
     for place, own in enumerate(words):
-        rare = sorted(_numbered(own), key=lambda word: (frequency[word], word))[: _prefix_length(len(own))]
-        for word in rare:
-            if frequency[word] == 1:
+        rare = sorted(_numbered(own), key=lambda word: (frequency[word], word))
+        for word in rare[: max(0, _prefix_length(lengths[place]) - lengths[place] + len(own))]:
+            if word not in frequency:
                 continue
             for other in places.setdefault(word, []):
                 one, root = _root(first, place), _root(first, other)
-                if one != root and similar(own, words[other]):
+                if one != root and _are_near(own, words[other], lengths[place] + lengths[other]):
                     first[max(one, root)] = min(one, root)
             places[word].append(place)
     return [_root(first, place) for place in range(len(words))]
+
+
+def _shared_words(normal: Sequence[str]) -> Counter[str]:
+    """Count the words that more than one prompt has. Words of one prompt are not held in memory, however many."""
+    seen = bytearray(_BUCKETS)
+    for prompt in normal:
+        for word in _numbered(tuple(prompt.split())):
+            bucket = hash(word) % _BUCKETS
+            seen[bucket] = min(seen[bucket] + 1, 2)
+    frequency = Counter[str]()
+    for prompt in normal:
+        frequency.update(word for word in _numbered(tuple(prompt.split())) if seen[hash(word) % _BUCKETS] > 1)
+    return Counter({word: number for word, number in frequency.items() if number > 1})
+
+
+def _are_near(one: Words, other: Words, num_words: int) -> bool:
+    """Return True when 2 x common words / `num_words` is at least SIMILAR, in whole numbers."""
+    from rapidfuzz.distance import LCSseq
+
+    return LCSseq.similarity(one, other) * 2 * _PARTS >= _SIMILAR_PARTS * num_words
 
 
 def _root(first: list[int], place: int) -> int:

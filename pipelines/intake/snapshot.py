@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.accepted import accepted_folders, fetch_accepted
-from pipelines.intake.comparisons import comparison_key
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ROWS_AT_ONCE, PairWriter, read_batches
-from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
+from pipelines.intake.row_uses import RowUses, row_uses
+from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.intake.split_groups import split_groups
+from pipelines.intake.withdrawn_rows import rows_where
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
@@ -116,7 +118,8 @@ class _Counts:
     num_ties: int = 0
     num_soft: int = 0
     num_captioned: int = 0
-    groups: set[str] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
+    """Prompts in normal form, the first 64 bits of a digest of each."""
     sources: set[str] = field(default_factory=set)
     licences: set[str] = field(default_factory=set)
 
@@ -126,7 +129,8 @@ def _build(
 ) -> Manifest:
     with scratch_dir(workspace.settings) as out:
         section = workspace.project.snapshot
-        rows = _labelled(_kept_rows(paths, heldout), paths, section)
+        uses = row_uses(paths)
+        rows = _labelled(_kept_rows(paths, uses, heldout), paths, uses, section)
         schema = _schema(paths, workspace.project)
         counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
         if not counts.num_pairs["train"]:
@@ -167,51 +171,26 @@ def _origin(path: Path) -> tuple[str, str]:
     return ("", "") if first is None else (first.column("source")[0].as_py(), first.column("source_file")[0].as_py())
 
 
-def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:
+def _kept_rows(paths: Sequence[Path], uses: RowUses, heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:
     """Yield rows of every file in order, without copies, contradictions and held-out prompts."""
-    contradicted = _contradicted_comparisons(paths)
-    seen: set[bytes] = set()
+    kept = iter(uses.is_first & ~uses.is_contradicted)
     for path in paths:
         for batch in read_batches(path):
-            for row in batch.to_pylist():
-                comparison = _comparison(row)
-                if comparison in seen or comparison in contradicted:
-                    continue
-                seen.add(comparison)
+            for row in rows_where(batch, list(islice(kept, batch.num_rows)), True).to_pylist():
                 if not heldout.holds(row["prompt"]):
                     yield row
 
 
-def _comparison(row: dict[str, Any]) -> bytes:
-    normal, who = normal_prompt(row["prompt"]), row["annotator_id"] or ""
-    return comparison_key(row["sha256_0"], row["sha256_1"], normal=normal, annotator_id=who)
-
-
-def _contradicted_comparisons(paths: Sequence[Path]) -> set[bytes]:
-    """Return comparisons that one row decides one way and another the other; image order is that of the digests."""
-    columns = ["prompt", "annotator_id", "preference", "sha256_0", "sha256_1"]
-    verdicts: dict[bytes, float] = {}
-    contradicted = set()
-    for path in paths:
-        for row in (row for batch in read_batches(path, columns) for row in batch.to_pylist()):
-            favoured = side(row["preference"])
-            turned = favoured if row["sha256_0"] <= row["sha256_1"] else 1 - favoured
-            comparison = _comparison(row)
-            if turned != 0.5 and verdicts.setdefault(comparison, turned) != turned:
-                contradicted.add(comparison)
-    return contradicted
-
-
 def _labelled(
-    rows: Iterable[dict[str, Any]], paths: Sequence[Path], section: SnapshotSection
+    rows: Iterable[dict[str, Any]], paths: Sequence[Path], uses: RowUses, section: SnapshotSection
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows with the labels of the policy; one row for each comparison unless labels are hard."""
     if section.labels == "hard":
         for row in rows:
             yield labelled_row(row, section, None)
         return
-    contradicted = _contradicted_comparisons(paths)
-    votes = merged_votes(row for row in _compared_rows(paths) if _comparison(row) not in contradicted)
+    compared = zip(_compared_rows(paths), uses.is_contradicted, strict=True)
+    votes = merged_votes(row for row, is_contradicted in compared if not is_contradicted)
     for row in rows:
         found = votes.pop(comparison_id(row), None)
         if found is not None:
@@ -297,7 +276,8 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
     counts.num_soft += pair["preference"] not in (0.5, 1.0)
     captions = {pair["caption_chosen"], pair["caption_rejected"]}
     counts.num_captioned += split == "train" and not pair["is_tie"] and captions != {pair["prompt"]}
-    counts.groups.add(group)
+    digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    counts.groups.add(int.from_bytes(digest, "big"))
     counts.sources.add(pair["source"])
     counts.licences.add(pair["licence"])
 

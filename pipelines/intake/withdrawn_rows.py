@@ -76,7 +76,7 @@ def is_withdrawn(rows: pa.RecordBatch, withdrawals: Sequence[Withdrawal]) -> lis
 
 def rows_where(batch: pa.RecordBatch, found: Sequence[bool], wanted: bool) -> pa.RecordBatch:
     """Return the rows for which `found` is `wanted`."""
-    return batch.filter(pa.array([own is wanted for own in found], pa.bool_()))
+    return batch.filter(pa.array([bool(own) is wanted for own in found], pa.bool_()))
 
 
 def withdrawn_pairs(path: Path, withdrawals: Sequence[Withdrawal]) -> dict[str, str]:

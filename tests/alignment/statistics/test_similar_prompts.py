@@ -5,7 +5,7 @@ from rapidfuzz.distance import Indel
 
 from alignment.statistics.prompt_groups import group_prompts
 from alignment.statistics.prompts import EvalPrompt
-from alignment.statistics.similar_prompts import SIMILAR, NearPrompts, similar_groups
+from alignment.statistics.similar_prompts import SIMILAR, NearPrompts, _are_near, similar_groups
 
 
 def drawn(count: int, seed: int) -> list[str]:
@@ -30,6 +30,24 @@ def test_groups_are_those_of_comparing_all_pairs() -> None:
         expected = group_prompts([EvalPrompt(place, prompt, "") for place, prompt in enumerate(prompts)])
         assert similar_groups(prompts) == expected
         assert len(set(expected)) < 80, "the draw has near-duplicates"
+
+
+def test_words_of_one_prompt_count_as_words_that_differ() -> None:
+    shared = [f"w{number}" for number in range(18)]
+    prompts = [
+        " ".join([*shared[:length], *(f"own{place}{k}" for k in range(unique))])
+        for place, (length, unique) in enumerate([(18, 2), (18, 2), (18, 3), (17, 1), (9, 1), (9, 1), (9, 2)])
+    ]
+    expected = group_prompts([EvalPrompt(place, prompt, "") for place, prompt in enumerate(prompts)])
+    assert similar_groups(prompts) == expected
+    assert len(set(expected)) not in (1, len(prompts))
+    for one in range(1, 60):
+        for other in range(1, 60):
+            for common in range(min(one, other) + 1):
+                a, b = ([*range(common), *range(base, base + n - common)] for base, n in ((1000, one), (2000, other)))
+                assert _are_near(tuple(map(str, a)), tuple(map(str, b)), one + other) == (
+                    Indel.normalized_similarity(a, b, score_cutoff=SIMILAR) > 0
+                )
 
 
 def test_every_near_prompt_is_found_and_no_other() -> None:
