@@ -18,7 +18,7 @@ _FIRST, _SECOND = 1, 2
 
 @dataclass(frozen=True)
 class RowUses:
-    """What is known of each row, in the order of the files and of their rows, in a byte each."""
+    """Findings about each row, in the order of the files and of their rows, in a byte each."""
 
     is_first: np.ndarray
     """True for the first row of a comparison; the others are copies of it."""
