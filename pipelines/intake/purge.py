@@ -132,8 +132,9 @@ def _find_derived(found: _Found, store: Store, left: Collection[str]) -> None:
         digest = json.loads(store.read_bytes(f"{uri}/index.json"))["spec"]["snapshot_digest"] if uri not in left else ""
         if digest in found.pair_ids:
             found.items.append(_item(FEATURES, uri, len(found.pair_ids[digest]), store))
-    reports = [own for own in store.list_uris(store.uri("data_reports")) if own.endswith("/report.json")]
-    for page in reports:
+    roots = ("data_report_pages", "data_reports")  # before 2026-11-29 beside the series
+    files = [own for root in roots for own in store.list_uris(store.uri(root))]
+    for page in (own for own in files if own.endswith("/report.json")):
         uri, digest = page.rpartition("/")[0], json.loads(store.read_bytes(page))["snapshot_digest"]
         if digest in found.pair_ids and uri not in left:
             found.items.append(_item(REPORT, uri, len(found.pair_ids[digest]), store))

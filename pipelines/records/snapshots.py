@@ -15,12 +15,12 @@ _NAMED = 10
 
 def snapshot_series(store: Store, project: str) -> Series[SnapshotRecord]:
     """Open the series of a project. A snapshot may be in it again, when the project returned to earlier data."""
-    return series_of_models(store, *report_folder(project), model=SnapshotRecord)
+    return series_of_models(store, "data_reports", project, model=SnapshotRecord)
 
 
 def report_folder(project: str) -> tuple[str, ...]:
-    """Return the folder of the store that holds a project's series and its data reports."""
-    return ("data_reports", project)
+    """Return the folder of the store for a project's data reports, apart from the series, which is listed often."""
+    return ("data_report_pages", project)
 
 
 def last_snapshot(store: Store, project: str) -> SnapshotRecord | None:

@@ -283,7 +283,8 @@ def fill_with_other_keys(client: Any) -> None:
 def check_listings(server: Recorded) -> None:
     """Every listing is of a folder that holds entries of one kind; never of the store, nor of what jobs wrote."""
     prefixes = server.listings()
-    kinds = ("ledger", "raw/index", "evaluations/decisions", "jobs", "served", "started", "compute")
+    kinds = ("ledger", "raw/index", "evaluations/decisions", "jobs", "served", "started", "compute", "data_reports")
+    kinds += ("withdrawals",)
     allowed = ("shapes/base/", "shapes/pairs/", "shapes/judges/", *(f"store/{kind}/" for kind in kinds))
     assert [prefix for prefix in prefixes if not prefix.startswith(allowed)] == []
     assert 0 < len(prefixes) < 80, prefixes
