@@ -205,7 +205,8 @@ def spawn(name: str, settings: Settings, ports: Sequence[int]) -> _Service:
     if name == "mlflow":
         return _start_mlflow(settings, ports[0])
     env = _airflow_environment(settings, ports[1:], mlflow_url=f"http://127.0.0.1:{ports[0]}")
-    command = [sys.executable, "-m", "airflow", name]
+    warm = ["-m", "pipelines.platform.warm_scheduler"]
+    command = [sys.executable, *(warm if name == "scheduler" else ["-m", "airflow", name])]
     log_path = _airflow_home(settings) / f"{name}.log"
     return _spawn(name, command, port=ports[1] if name == "api-server" else 0, env=env, log_path=log_path)
 
