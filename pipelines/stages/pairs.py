@@ -65,13 +65,14 @@ def init_feedback(path: str) -> list[Json]:
 
 
 def list_shards(path: str) -> list[Json]:
-    """List every shard of every source, as SourceShard."""
+    """List every shard of every source, as SourceShard. What killed processes left on this host is deleted first."""
     from pipelines.dispatch.requests.pairs import with_drawn_sources
-    from pipelines.intake import ingestion
+    from pipelines.intake import ingestion, scratch
 
     settings = load_settings()
     project = with_drawn_sources(Workspace(read_project(path), settings))
     workspace = Workspace(project, settings)
+    scratch.remove_left_over(settings, workspace.store)
     shards = ingestion.list_source_shards(workspace)
     ingestion.note_shards(shards, workspace)
     return [to_json(shard) for shard in shards]
