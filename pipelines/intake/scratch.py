@@ -12,16 +12,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipelines.settings import Settings
-from pipelines.store.folders import NotWritableError, locked, remove_if_free
+from pipelines.store.folders import NoSpaceError, NotWritableError, locked, remove_if_free, space_for
 from pipelines.store.storage import Store
 
 log = logging.getLogger(__name__)
 
+_VARIABLE = "PLUMBLINE_STATE_DIR"
+
 
 @contextmanager
 def scratch_dir(settings: Settings) -> Iterator[Path]:
-    """Make a temporary folder under the state folder and delete it afterwards; ValueError when it cannot be made."""
-    with ExitStack() as stack:
+    """Make a temporary folder under the state folder and delete it afterwards; ValueError when it cannot be made.
+
+    NoSpaceError when its disk is full, also while the folder is used.
+    """
+    with space_for(_parent(settings), _VARIABLE), ExitStack() as stack:
         with _all_scratch(settings) as parent:
             _remove_abandoned(parent)
             folder = Path(tempfile.mkdtemp(dir=parent))
@@ -30,6 +35,10 @@ def scratch_dir(settings: Settings) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parent(settings: Settings) -> Path:
+    return settings.state_dir / "scratch"
 
 
 def remove_left_over(settings: Settings, store: Store) -> None:
@@ -51,13 +60,16 @@ def _all_scratch(settings: Settings) -> Iterator[Path]:
 
     So no process sees a folder of another before that one holds it.
     """
-    parent = settings.state_dir / "scratch"
+    parent = _parent(settings)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        with space_for(parent, _VARIABLE):
+            parent.mkdir(parents=True, exist_ok=True)
+    except NoSpaceError:
+        raise
     except OSError as error:
         raise NotWritableError(
-            f"State folder {settings.state_dir} cannot be created: {error.strerror}. Set PLUMBLINE_STATE_DIR to a"
-            " writable folder."
+            f"State folder {settings.state_dir} cannot be created: {error.strerror}. Set {_VARIABLE} to a writable"
+            " folder."
         ) from error
     with locked(parent, folder=True):
         yield parent

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
@@ -244,17 +243,16 @@ def snapshot(path: str, *, run_key: str = "") -> Json:
 
 
 def _show_data_report(workspace: Workspace, record: SnapshotRecord, run_key: str) -> None:
-    import tempfile
-
+    from pipelines.intake.scratch import scratch_dir
     from pipelines.tracking.errors import TrackingUnavailable
     from pipelines.tracking.pipeline_run import log_data_report
 
     settings, digest = workspace.settings, record.snapshot_digest
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir(settings) as scratch:
         for uri in (record.report_uri, record.figures_uri):
-            (Path(scratch) / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
+            (scratch / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
         try:
-            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=Path(scratch))
+            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=scratch)
         except TrackingUnavailable as error:
             log.warning("The data report is at %s, but not in MLflow: %s", record.report_uri, error)
 

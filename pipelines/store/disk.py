@@ -21,6 +21,7 @@ from pipelines.store.folders import (
     partial_path,
     remove_if_free,
     sha256_file,
+    space_for,
 )
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -161,9 +162,10 @@ def _partial_beside(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def _writable(uri: str) -> Iterator[None]:
-    """Turn a refusal to write into a ValueError; a full disk stays an OSError."""
+    """Turn a refusal to write into a ValueError, and a full disk into NoSpaceError."""
     try:
-        yield
+        with space_for(local_path(uri), "PLUMBLINE_STORE_URI"):
+            yield
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
@@ -192,7 +194,12 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        path.unlink()
+        raise
     return True

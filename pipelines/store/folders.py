@@ -27,11 +27,35 @@ _UNIQUE = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?[0-9a-f]{32}\.partial")
 """Names of `partial_path`. Those of `resumable_path` do not match."""
 _SECONDS_OF_OTHERS = 24 * 3600.0
 """Age from which a partial file of another host counts as abandoned."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write to a disk, quota or file system that cannot take so many bytes."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 
 
 class NotWritableError(ValueError):
     """A folder or the store refuses to be written, so that no other object will fare better."""
+
+
+class NoSpaceError(OSError):
+    """A disk has no space for a write, so that no other object will fare better. Its text has path and remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def space_for(path: Path, variable: str) -> Iterator[None]:
+    """Turn a lack of space into NoSpaceError. `variable` is the setting that moves `path` to another disk."""
+    try:
+        yield
+    except NoSpaceError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        reason = os.strerror(error.errno or 0)
+        message = f"{path} cannot be written: {reason}. Free space there, or set {variable} to a place with more space."
+        raise NoSpaceError(error.errno, f"{message} Then run the same command again.") from error
 
 
 def sha256_file(path: Path) -> str:

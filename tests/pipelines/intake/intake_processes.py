@@ -1,5 +1,6 @@
 """`plumbline ingest`, `validate` and `snapshot` on the pairs of the shapes project, in processes that can be killed."""
 
+import hashlib
 import json
 import os
 import random
@@ -40,6 +41,7 @@ class Installation:
     """A state folder, and a folder for what processes put into `/tmp`."""
 
     folder: Path
+    store_parent: str = "state"
 
     @property
     def state_dir(self) -> Path:
@@ -47,7 +49,7 @@ class Installation:
 
     @property
     def store_dir(self) -> Path:
-        return self.state_dir / "store"
+        return self.folder / self.store_parent / "store"
 
     @property
     def env(self) -> dict[str, str]:
@@ -87,24 +89,22 @@ class Installation:
         return frozenset(str(Path(parent, name)) for parent, folders, files in found for name in (*folders, *files))
 
     def digests(self) -> dict[str, str]:
-        """Return the content digest of every finished folder, and the sha256 of every file by its manifest."""
+        """Return the content digest of every finished folder, and the sha256 of each of its files."""
         found = {}
         for manifest in (path for name in DIGESTED for path in (self.store_dir / name).rglob("manifest.json")):
             value = json.loads(manifest.read_text())
-            name = manifest.parent.relative_to(self.store_dir).as_posix()
-            found[name] = value["content_digest"]
-            assert {path.relative_to(manifest.parent).as_posix() for path in files_below(manifest.parent)} == {
-                *value["files"],
-                "manifest.json",
-            }
-            found |= {f"{name}/{file}": entry["sha256"] for file, entry in value["files"].items()}
+            folder = manifest.parent.relative_to(self.store_dir).as_posix()
+            found[folder] = value["content_digest"]
+            found |= {f"{folder}/{name}": entry["sha256"] for name, entry in value["files"].items()}
+            files = {path.relative_to(manifest.parent).as_posix(): sha256_of(path) for path in files_beside(manifest)}
+            assert files == {name: entry["sha256"] for name, entry in value["files"].items()}
         return found
 
     def left_over(self) -> list[str]:
         """Return what a process that ended should not have left: scratch, partial files, temporary files."""
-        scratch = self.state_dir / "scratch"
-        partial = [path for path in self.state_dir.rglob("*") if path.name.endswith(".partial")]
-        found = [*(scratch.iterdir() if scratch.is_dir() else ()), *partial, *(self.folder / "tmp").iterdir()]
+        scratch, temporary = self.state_dir / "scratch", self.folder / "tmp"
+        found = [path for path in self.folder.rglob("*") if path.name.endswith(".partial")]
+        found += [path for folder in (scratch, temporary) if folder.is_dir() for path in folder.iterdir()]
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
     def unfinished(self) -> list[str]:
@@ -161,8 +161,13 @@ def wait_until(done: Callable[[], object], seconds: float) -> None:
         time.sleep(0.005)
 
 
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def files_beside(manifest: Path) -> list[Path]:
+    """Return every file of a folder but its manifest."""
+    return [path for path in manifest.parent.rglob("*") if path.is_file() and path != manifest]
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def undisturbed(folder: Path) -> tuple[Installation, float]:

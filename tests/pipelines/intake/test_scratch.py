@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from pipelines.intake.scratch import remove_left_over, scratch_dir
 from pipelines.settings import Settings
+from pipelines.store.folders import NoSpaceError
 from pipelines.store.storage import open_store
 
 HOLDING = """
@@ -90,4 +92,33 @@ def test_a_state_folder_that_cannot_be_made_is_named(settings: Settings) -> None
         pytest.raises(ValueError, match=r"State folder .* cannot be created.*PLUMBLINE_STATE_DIR"),
         scratch_dir(settings),
     ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_lack_of_space_is_named_with_the_folder_and_the_remedy(settings: Settings, number: int) -> None:
+    with (
+        pytest.raises(NoSpaceError, match=r"^/.*/state/scratch cannot be written.*Free space.*PLUMBLINE_STATE_DIR"),
+        scratch_dir(settings),
+    ):
+        raise OSError(number, "Error writing bytes to file")
+    assert scratch_folders(settings) == []
+
+
+def test_a_lack_of_space_elsewhere_keeps_its_message(settings: Settings) -> None:
+    of_the_store = NoSpaceError(errno.ENOSPC, "/store/x cannot be written")
+    with pytest.raises(NoSpaceError) as found, scratch_dir(settings):
+        raise of_the_store
+    assert found.value is of_the_store
+    with pytest.raises(OSError, match="I/O") as other, scratch_dir(settings):
+        raise OSError(errno.EIO, "I/O error")
+    assert not isinstance(other.value, NoSpaceError)
+
+
+def test_a_full_disk_refuses_the_folder_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    with pytest.raises(NoSpaceError, match="Free space"), scratch_dir(settings):
         pass

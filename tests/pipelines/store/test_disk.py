@@ -47,6 +47,63 @@ def test_a_file_system_without_hard_links_still_creates_once(tmp_path: Path, mon
     assert store.read_bytes(store.uri("x")) == b"1"
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from pipelines.store.folders import NoSpaceError
+from pipelines.store.storage import open_store
+
+store, local = open_store(sys.argv[1]), Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write = {
+    "write": lambda: store.write_bytes(store.uri("x/y"), bytes(2000)),
+    "create": lambda: store.create_bytes(store.uri("x/y"), bytes(2000)),
+    "publish": lambda: store.publish_folder(local, store.uri("x"), {}),
+}
+try:
+    write[sys.argv[3]]()
+except NoSpaceError as error:
+    print(error, end="")
+"""
+
+
+@pytest.mark.parametrize("how", ["write", "create", "publish"])
+def test_a_write_without_space_is_named_and_leaves_nothing(tmp_path: Path, how: str) -> None:
+    store, local = tmp_path / "store", tmp_path / "local"
+    local.mkdir()
+    (local / "y").write_bytes(bytes(2000))
+    command = [sys.executable, "-c", LIMITED, str(store), str(local), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"{store}/x/y cannot be written: File too large. Free space there, or set PLUMBLINE_STORE_URI to a place with"
+        " more space. Then run the same command again."
+    )
+    assert list((store / "x").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error")])
+def test_an_object_that_is_created_without_hard_links_is_there_in_full_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: OSError
+) -> None:
+    synced: list[int] = []
+
+    def fail(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 2:  # the first is that of the partial file
+            raise wrong
+
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", no_links)
+    monkeypatch.setattr("os.fsync", fail)
+    store = open_store(str(tmp_path))
+    with pytest.raises(OSError, match=wrong.strerror):
+        store.create_bytes(store.uri("x"), b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_large_file_is_identified_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.store.disk._HASHED_BYTES", 2)
     store = open_store(str(tmp_path))
