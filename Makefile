@@ -65,7 +65,7 @@ test-loop: setup
 test-installs: setup
 	pytest tests/installs
 
-# 20 kills at random moments of the loop; half an hour or more. PLUMBLINE_FAULT_SEED=N repeats a plan of kills.
+# 20 kills at random moments of the loop and 10 of `plumbline snapshot`; half an hour or more. PLUMBLINE_FAULT_SEED=N repeats a plan of kills.
 test-faults: setup
 	pytest tests/faults -s -p no:randomly
 

@@ -10,6 +10,7 @@ __all__ = [
     "purge",
     "quarantine",
     "report",
+    "scratch",
     "shard_groups",
     "shard_index",
     "snapshot",

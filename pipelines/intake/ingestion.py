@@ -3,11 +3,8 @@
 import hashlib
 import hmac
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -18,6 +15,7 @@ from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.contracts.withdrawals import WithheldBatch
 from pipelines.intake.fact_columns import with_facts
 from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.sources.catalogue import SOURCES, find_source
 from pipelines.intake.sources.interface import OpenShard, PairSource
 from pipelines.intake.sources.reading.layouts import LayoutError
@@ -26,7 +24,7 @@ from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.records.withdrawals import active_withdrawals, read_listing, read_withheld, save_listing, save_withheld
 from pipelines.settings import ANNOTATOR_SALT, Settings
-from pipelines.store.folders import NotWritableError, normal_uri
+from pipelines.store.folders import normal_uri
 from pipelines.store.storage import Store, hash_folder
 from pipelines.workspace import Workspace
 
@@ -202,21 +200,6 @@ def write_batch(
         save_withheld(store, key, WithheldBatch(uri=uri, withdrawals=applied))
     log.info("Ingested %s of %s: %d rows, %d withdrawn", name, source, num_rows, withheld.num_rows)
     return RawBatch.model_validate(manifest.value)
-
-
-@contextmanager
-def scratch_dir(settings: Settings) -> Iterator[Path]:
-    """Make a temporary folder under the state folder and delete it afterwards; ValueError when it cannot be made."""
-    parent = settings.state_dir / "scratch"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotWritableError(
-            f"State folder {settings.state_dir} cannot be created: {error.strerror}. Set PLUMBLINE_STATE_DIR to a"
-            " writable folder."
-        ) from error
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)
 
 
 def _reader(source: SourceSection) -> PairSource:

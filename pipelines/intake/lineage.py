@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from alignment.contracts.data import SPLITS
 from pipelines.intake.accepted import accepted_reports
 from pipelines.intake.checked_files import fetch_checked
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, read_batches
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.soft_labels import comparison_id
 from pipelines.intake.withdrawn_rows import IDENTITY, is_withdrawn, rows_where
 from pipelines.records.withdrawals import active_withdrawals, purge_series

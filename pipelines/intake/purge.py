@@ -16,9 +16,10 @@ from alignment.contracts.data import SPLITS
 from pipelines.contracts.pairs import RawBatch
 from pipelines.contracts.withdrawals import PurgeItem, PurgePlan, PurgeRecord, Withdrawal
 from pipelines.intake.checked_files import fetch_checked
-from pipelines.intake.ingestion import scratch_dir, write_batch
+from pipelines.intake.ingestion import write_batch
 from pipelines.intake.pairs import ACCEPTED_FILE, PAIRS_FILE, QUARANTINE_FILE, read_batches
 from pipelines.intake.quarantine import replay
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.shard_index import index_entries
 from pipelines.intake.validation import validate
 from pipelines.intake.withdrawn_rows import WithheldRows, withdrawn_pairs

@@ -12,8 +12,9 @@ from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import QuarantinedShard, RawBatch, ValidationReport
 from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.data_docs import PAGE_FILE
-from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, find_batch, publish_batch, scratch_dir
+from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, find_batch, publish_batch
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.shard_index import index_entries, removed_shards, shard_of_entry
 from pipelines.intake.validation import DUPLICATE, REPLAY_MARK, outcome, validate
 from pipelines.settings import Settings

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import ShardFailure, ShardGroup, SourceShard
-from pipelines.store.folders import NotWritableError
+from pipelines.store.folders import NO_SPACE, NoSpaceError, NotWritableError
 from pipelines.store.storage import Store
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 _SHOWN = 20
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_DISK = {*NO_SPACE, errno.EROFS}
 
 
 def group_shards(shards: Sequence[SourceShard], store: Store, *, most: int) -> list[ShardGroup]:
@@ -57,7 +57,7 @@ def read_each(
     for shard in shards:
         try:
             values.append(read(shard))
-        except NotWritableError:
+        except (NotWritableError, NoSpaceError):
             raise
         except (ValueError, LookupError, OSError, RuntimeError, MemoryError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno in _DISK:

@@ -19,9 +19,9 @@ from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.accepted import accepted_folders, fetch_accepted
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.row_uses import RowUses, row_uses
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.columns import VOTE_FIELDS

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from alignment.contracts.data import SPLITS, Split
 from pipelines.contracts.data_report import ChangedPair, SnapshotDiff, SnapshotRecord
 from pipelines.intake.checked_files import fetch_checked
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import read_batches
+from pipelines.intake.scratch import scratch_dir
 from pipelines.workspace import Workspace
 
 Change = Literal["added", "left", "label", "split"]

@@ -21,7 +21,6 @@ from pipelines.contracts.pairs import RawBatch, RuleResult, ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.data_docs import PAGE_FILE, data_docs_page
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import (
     ACCEPTED_FILE,
     PAIRS_FILE,
@@ -38,6 +37,7 @@ from pipelines.intake.quarantine_table import quarantine_section
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rule_runs import Judged, judge
 from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, duplicate_pair, pair_rules
+from pipelines.intake.scratch import scratch_dir
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts

@@ -24,13 +24,13 @@ from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.release import CandidateVersion
 from pipelines.intake.accepted import accepted_reports, fetch_accepted
 from pipelines.intake.pairs import read_light
+from pipelines.intake.scratch import scratch_dir
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
 from pipelines.records.monitor_reports import save_report
 from pipelines.records.series import Series, series_of_json, series_of_models
 from pipelines.records.withdrawals import active_withdrawals
 from pipelines.release.champion.state import read_state
-from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
 DIGEST_DIGITS = 12
@@ -112,19 +112,19 @@ def _read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> _
     manifest = store.read_manifest(champion.snapshot_uri) if champion and champion.snapshot_uri else None
     trained_on = set(DatasetSnapshot.model_validate(manifest.value).batch_digests) if manifest else set[str]()
     reports = accepted_reports(workspace, workspace.project.snapshot.sources)
-    reference = _read([report for report in reports if report.batch_digest in trained_on], workspace.store)
-    fresh = _read([report for report in reports if report.batch_digest not in trained_on], workspace.store)
+    reference = _read([report for report in reports if report.batch_digest in trained_on], workspace)
+    fresh = _read([report for report in reports if report.batch_digest not in trained_on], workspace)
     if reference is not None and fresh is not None:
         known = set(reference["pair_id"].to_pylist())
         fresh = fresh.filter(pa.array([pair not in known for pair in fresh["pair_id"].to_pylist()]))
     return _Incoming(reference, fresh if fresh is not None and fresh.num_rows else None)
 
 
-def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
-    tables, withdrawals = [], active_withdrawals(store)
+def _read(reports: Sequence[ValidationReport], workspace: Workspace) -> pa.Table | None:
+    tables, withdrawals = [], active_withdrawals(workspace.store)
     for report in reports:
-        with tempfile.TemporaryDirectory() as scratch:
-            tables.append(read_light(fetch_accepted(store, report.uri, Path(scratch), withdrawals)))
+        with scratch_dir(workspace.settings) as scratch:
+            tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
     return pa.concat_tables(tables) if tables else None
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
@@ -65,13 +64,14 @@ def init_feedback(path: str) -> list[Json]:
 
 
 def list_shards(path: str) -> list[Json]:
-    """List every shard of every source, as SourceShard."""
+    """List every shard of every source, as SourceShard. What killed processes left on this host is deleted first."""
     from pipelines.dispatch.requests.pairs import with_drawn_sources
-    from pipelines.intake import ingestion
+    from pipelines.intake import ingestion, scratch
 
     settings = load_settings()
     project = with_drawn_sources(Workspace(read_project(path), settings))
     workspace = Workspace(project, settings)
+    scratch.remove_left_over(settings, workspace.store)
     shards = ingestion.list_source_shards(workspace)
     ingestion.note_shards(shards, workspace)
     return [to_json(shard) for shard in shards]
@@ -243,17 +243,16 @@ def snapshot(path: str, *, run_key: str = "") -> Json:
 
 
 def _show_data_report(workspace: Workspace, record: SnapshotRecord, run_key: str) -> None:
-    import tempfile
-
+    from pipelines.intake.scratch import scratch_dir
     from pipelines.tracking.errors import TrackingUnavailable
     from pipelines.tracking.pipeline_run import log_data_report
 
     settings, digest = workspace.settings, record.snapshot_digest
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir(settings) as scratch:
         for uri in (record.report_uri, record.figures_uri):
-            (Path(scratch) / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
+            (scratch / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
         try:
-            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=Path(scratch))
+            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=scratch)
         except TrackingUnavailable as error:
             log.warning("The data report is at %s, but not in MLflow: %s", record.report_uri, error)
 

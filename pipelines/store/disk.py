@@ -11,7 +11,18 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from alignment.files.paths import resolve_below
-from pipelines.store.folders import NotWritableError, is_partial, join_uri, normal_uri, partial_path, sha256_file
+from pipelines.store.folders import (
+    NotWritableError,
+    held,
+    is_abandoned,
+    is_partial,
+    join_uri,
+    normal_uri,
+    partial_path,
+    remove_if_free,
+    sha256_file,
+    space_for,
+)
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _HASHED_BYTES = 64 * 1024 * 1024
@@ -33,7 +44,10 @@ def changed(uri: str) -> ValueError:
 
 
 class DiskBackend:
-    """file:// URIs. Every write goes to a unique name beside the target and is synced before it replaces the target."""
+    """file:// URIs. Every write goes to a unique name beside the target and is synced before it replaces the target.
+
+    The process holds that name meanwhile; what a killed process leaves is deleted by `remove_abandoned`.
+    """
 
     large_bytes = math.inf
     """Size from which a file moves alone; none does."""
@@ -81,6 +95,10 @@ class DiskBackend:
     def delete(self, uri: str) -> None:
         with _writable(uri):
             local_path(uri).unlink(missing_ok=True)
+
+    def remove_abandoned(self, uri: str) -> int:
+        found = (Path(folder, name) for folder, _, names in os.walk(local_path(uri)) for name in names)
+        return sum(remove_if_free(path) for path in found if is_abandoned(path))
 
     def upload(self, path: Path, uri: str) -> None:
         with _partial_beside(uri) as partial:
@@ -135,17 +153,19 @@ def _partial_beside(uri: str) -> Iterator[Path]:
     partial = partial_path(local_path(uri))
     with _writable(uri):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-        finally:
-            partial.unlink(missing_ok=True)
+        with held(partial):
+            try:
+                yield partial
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _writable(uri: str) -> Iterator[None]:
-    """Turn a refusal to write into a ValueError; a full disk stays an OSError."""
+    """Turn a refusal to write into a ValueError, and a full disk into NoSpaceError."""
     try:
-        yield
+        with space_for(local_path(uri), "PLUMBLINE_STORE_URI"):
+            yield
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
@@ -174,7 +194,12 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        path.unlink()
+        raise
     return True

@@ -1,9 +1,13 @@
 """Published folders and their local copies: URIs, hashes, manifests, partial files and their locks."""
 
+import errno
 import fcntl
 import fnmatch
 import hashlib
 import os
+import re
+import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +23,39 @@ from pipelines.contracts.store import FileEntry, Manifest
 MANIFEST_FILE = "manifest.json"
 PARTIAL_SUFFIX = ".partial"
 PARALLEL_TRANSFERS = 8
+_UNIQUE = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?[0-9a-f]{32}\.partial")
+"""Names of `partial_path`. Those of `resumable_path` do not match."""
+_SECONDS_OF_OTHERS = 24 * 3600.0
+"""Age from which a partial file of another host counts as abandoned."""
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a write to a disk, quota or file system that cannot take so many bytes."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 
 
 class NotWritableError(ValueError):
     """A folder or the store refuses to be written, so that no other object will fare better."""
+
+
+class NoSpaceError(OSError):
+    """A disk has no space for a write, so that no other object will fare better. Its text has path and remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def space_for(path: Path, variable: str) -> Iterator[None]:
+    """Turn a lack of space into NoSpaceError. `variable` is the setting that moves `path` to another disk."""
+    try:
+        yield
+    except NoSpaceError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        reason = os.strerror(error.errno or 0)
+        message = f"{path} cannot be written: {reason}. Free space there, or set {variable} to a place with more space."
+        raise NoSpaceError(error.errno, f"{message} Then run the same command again.") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -88,7 +121,26 @@ def is_partial(name: str) -> bool:
 
 def partial_path(path: Path) -> Path:
     """Return a unique name beside `path`, on the same file system, to write to before renaming."""
-    return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+    return path.parent / f".{path.name[:100]}.{_host_mark()}-{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+
+
+def _host_mark() -> str:
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return True for a file of `partial_path` that is to be deleted if no process holds it.
+
+    On some shared file systems a host does not see the locks of the others, so that their files count only after a day.
+    """
+    name = _UNIQUE.fullmatch(path.name)
+    if name is None:
+        return False
+    if name["host"] == _host_mark():
+        return True
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > _SECONDS_OF_OTHERS
+    return False
 
 
 def resumable_path(path: Path, uri: str) -> Path:
@@ -116,6 +168,47 @@ def locked(path: Path, *, folder: bool = False) -> Iterator[None]:
             return
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Create a file with a unique name and hold it, so that `remove_if_free` leaves it alone.
+
+    A file system without locks holds nothing, and `remove_if_free` deletes nothing there.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            if not _is_at(descriptor, path):
+                continue  # deleted before it was held
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def remove_if_free(path: Path) -> bool:
+    """Delete a file or a folder unless a living process holds it; return True when it was deleted."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    try:
+        descriptor = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(descriptor, path):
+            return False
+        shutil.rmtree(path) if is_folder else path.unlink()
+    except OSError:  # held, not ours to delete, or on a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -92,6 +92,13 @@ class Store:
         """Remove one object; do nothing when it does not exist."""
         self._backend(uri).delete(normal_uri(uri))
 
+    def remove_abandoned(self) -> int:
+        """Delete partial files that killed processes left below the root; return their number, 0 for S3.
+
+        Those of living processes stay, and those of another host for a day.
+        """
+        return 0 if self.root.startswith("s3://") else self._files.remove_abandoned(self.root)
+
     def publish_folder(
         self,
         local_dir: Path,

@@ -1,7 +1,7 @@
 """Decode images in a bounded pool of processes, so that an image that hangs or crashes a decoder costs one row.
 
-Each process gets a few images at a time. When one dies, its images are given to new processes one by one, and the image
-that a process dies of again has the problem `decode_too_slow` or `decode_failed`.
+Each process gets a few images at a time. When one dies, its images are given to other processes one by one, and the
+image that a new process dies of again has the problem `decode_too_slow` or `decode_failed`.
 """
 
 import atexit
@@ -83,13 +83,21 @@ class DecodingPool:
         return [self._facts_of_suspect(image, limits) for image in request]
 
     def _facts_of_suspect(self, image: EncodedImage, limits: DecodingLimits) -> ImageFacts:
-        """Decode one image alone, since a process died with it."""
+        """Decode one image alone, since a process died with it.
+
+        An idle process may have been killed from outside, as when memory is short; only a new one shows the image's
+        fault.
+        """
         answer = self._ask([image], limits)
+        if answer == "decode_failed":
+            answer = self._ask([image], limits, new=True)
         return ImageFacts(image.sha256, len(image.data), answer) if isinstance(answer, str) else answer[0]
 
-    def _ask(self, request: Sequence[EncodedImage], limits: DecodingLimits) -> "list[ImageFacts] | Problem":
+    def _ask(
+        self, request: Sequence[EncodedImage], limits: DecodingLimits, *, new: bool = False
+    ) -> "list[ImageFacts] | Problem":
         try:
-            worker = self._idle.pop()
+            worker = _Worker(self._command) if new else self._idle.pop()
         except IndexError:
             worker = _Worker(self._command)
         answer = worker.ask(request, limits)

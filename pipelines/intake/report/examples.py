@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot
-from pipelines.intake.ingestion import scratch_dir
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.thumbnails import thumbnail
 from pipelines.project.sections import ValidationSection
 from pipelines.workspace import Workspace

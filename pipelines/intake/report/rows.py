@@ -11,8 +11,8 @@ from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.accepted import accepted_folders
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, read_batches
+from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.snapshot import sources_without_people
 from pipelines.intake.withdrawn_rows import is_withdrawn, rows_where
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts

@@ -13,7 +13,6 @@ from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.data_report import DataReport, SnapshotRecord
 from pipelines.contracts.pairs import ValidationReport
-from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.quarantine import list_shards
 from pipelines.intake.report.drift import drift
 from pipelines.intake.report.examples import example_pairs
@@ -21,6 +20,7 @@ from pipelines.intake.report.figures import Counts, count_rows, figures, votes
 from pipelines.intake.report.page import render_page
 from pipelines.intake.report.rows import read_rows
 from pipelines.intake.report.set_aside import set_aside
+from pipelines.intake.scratch import scratch_dir
 from pipelines.records.series import Series
 from pipelines.records.snapshots import report_folder, snapshot_series
 from pipelines.workspace import Workspace

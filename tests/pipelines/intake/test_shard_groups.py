@@ -6,7 +6,7 @@ import pytest
 from pipelines.contracts.pairs import SourceShard
 from pipelines.intake.shard_groups import check_failures, failure_message, group_shards, read_each, shards_of
 from pipelines.settings import Settings
-from pipelines.store.folders import NotWritableError
+from pipelines.store.folders import NoSpaceError, NotWritableError
 from pipelines.store.storage import Store, open_store
 
 MOST = 1024
@@ -70,7 +70,9 @@ def test_the_limit_is_a_share_and_a_long_list_is_cut() -> None:
         check_failures(failures, 30, 0.5)
 
 
-@pytest.mark.parametrize("error", [NotWritableError("read-only"), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize(
+    "error", [NotWritableError("read-only"), NoSpaceError(errno.EFBIG, "too large"), OSError(errno.ENOSPC, "full")]
+)
 def test_a_store_that_cannot_be_written_is_no_failure_of_a_shard(error: Exception) -> None:
     tried = []
 

@@ -76,6 +76,19 @@ def test_a_hang_costs_one_image(dying: DecodingPool, monkeypatch: pytest.MonkeyP
     assert [facts.problem for facts in facts_of(dying, images, LIMITS)] == ["decode_too_slow", "", "", ""]
 
 
+def test_processes_that_are_killed_from_outside_cost_no_image() -> None:
+    pool = DecodingPool(workers=2)
+    images = pictures(70)
+    expected = facts_of(pool, images, LIMITS)
+    workers = list(pool._idle)
+    assert len(workers) == 2
+    for worker in workers:
+        worker._process.kill()
+        worker._process.wait()
+    assert facts_of(pool, images[:2], LIMITS) == expected[:2]
+    pool.close()
+
+
 def test_a_jpeg_that_takes_too_much_cpu_time_costs_one_image() -> None:
     images = pictures(3)
     images[1:1] = [encoded(jpeg_with_scans(99, side=4000))]
