@@ -18,6 +18,8 @@ from pipelines.store.storage import Store
 log = logging.getLogger(__name__)
 
 _VARIABLE = "PLUMBLINE_STATE_DIR"
+_WRITTEN = ("raw", "snapshots", "data_report_pages")
+"""Folders of the store that intake writes. A store may hold millions of other files."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def remove_left_over(settings: Settings, store: Store) -> None:
     """Delete what killed processes of this host left: temporary folders, and partial files of a store on a disk."""
     with _all_scratch(settings) as parent:
         found = _remove_abandoned(parent)
-    found += store.remove_abandoned()
+    found += store.remove_abandoned(*_WRITTEN)
     if found:
         log.info("Deleted what processes that were killed had left: %d folders and partial files.", found)
 

@@ -92,12 +92,15 @@ class Store:
         """Remove one object; do nothing when it does not exist."""
         self._backend(uri).delete(normal_uri(uri))
 
-    def remove_abandoned(self) -> int:
-        """Delete partial files that killed processes left below the root; return their number, 0 for S3.
+    def remove_abandoned(self, *folders: str) -> int:
+        """Delete partial files that killed processes left in these folders of the root, or in all; 0 for S3.
 
-        Those of living processes stay, and those of another host for a day.
+        Returns their number. Those of living processes stay, and those of another host for a day.
         """
-        return 0 if self.root.startswith("s3://") else self._files.remove_abandoned(self.root)
+        if self.root.startswith("s3://"):
+            return 0
+        where = [self.uri(folder) for folder in folders] or [self.root]
+        return sum(self._files.remove_abandoned(uri) for uri in where)
 
     def publish_folder(
         self,
