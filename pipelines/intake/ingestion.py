@@ -149,8 +149,7 @@ def find_batch(key: str, store: Store) -> RawBatch | None:
     manifest = store.read_manifest(store.uri("raw", key))
     if manifest is None:
         withheld = read_withheld(store, key)
-        active = active_withdrawals(store)
-        if withheld is not None and all(own in active for own in withheld.withdrawals):
+        if withheld is not None and not {*map(str, withheld.withdrawals)} - {*map(str, active_withdrawals(store))}:
             manifest = store.read_manifest(withheld.uri)
     return None if manifest is None else RawBatch.model_validate(manifest.value)
 
