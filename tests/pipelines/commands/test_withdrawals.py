@@ -108,7 +108,7 @@ def test_the_lineage_of_a_pair_or_snapshot_names_the_versions_trained_on_it(
 ) -> None:
     from pipelines.tracking import runs
 
-    monkeypatch.setenv("PLUMBLINE_TRACKING_URI", world.settings.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.settings.tracking_uri)
     _, built, _ = run("snapshot", str(SHAPES))
     pair = pq.read_table(Path(built["uri"].removeprefix("file://")) / "train.parquet")["pair_id"][0].as_py()
     shapes = dataclasses.replace(world, project=world.project.model_copy(update={"name": "shapes"}))
