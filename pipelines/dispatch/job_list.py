@@ -1,12 +1,16 @@
 """List the jobs of every engine, and find one by the beginning of its id."""
 
 import logging
+import shutil
+from collections.abc import Collection
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
 from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobHandle, JobRecord, JobStatus, SubmittedJob
 from pipelines.dispatch.engines.catalogue import ENGINES, open_engine
+from pipelines.dispatch.job_folder import JobFolder
+from pipelines.dispatch.jobs import poll
 from pipelines.records.jobs import read_record, record_uris
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -54,6 +58,24 @@ def list_jobs(settings: Settings, project: str = "", *, active: bool = False) ->
     found.sort(key=lambda own: own.started_at or datetime.min.replace(tzinfo=UTC), reverse=True)
     found += [_elsewhere(record) for _, record in sorted(finished.items())]
     return [own for own in found if not active or own.state in ("pending", "running")]
+
+
+def delete_outputs(uris: Collection[str], settings: Settings) -> list[str]:
+    """Delete what jobs of this host wrote of outputs that leave the store; return the jobs' ids.
+
+    Their requests, logs and states stay; a new submit computes the output again. ValueError, before anything is
+    deleted, when one of the jobs is pending or running.
+    """
+    jobs = [job for job in open_engine("local", settings).jobs() if job.request.output_uri in uris]
+    active = [job.handle.job_id for job in jobs if poll(job.handle, settings).state in ("pending", "running")]
+    if active:
+        raise ValueError(f"Jobs that write these outputs still run: {', '.join(active)}. Wait, or cancel them.")
+    folders = [JobFolder(settings.state_dir / "jobs" / job.handle.job_id) for job in jobs]
+    left = [folder for folder in folders if folder.out_dir.is_dir()]
+    for folder in left:
+        with folder.locked():
+            shutil.rmtree(folder.out_dir)
+    return [folder.path.name for folder in left]
 
 
 def find_job(name: str, settings: Settings) -> JobHandle:

@@ -73,9 +73,9 @@ _VALIDATED_FILES = [ACCEPTED_FILE, QUARANTINE_FILE]
 
 
 def _published(store: Store, parent: str) -> Iterator[str]:
-    """Yield the published folders directly below a folder of the store whose names are digests."""
+    """Yield the published folders directly below a folder of the store, named by digest and perhaps generation."""
     root = store.uri(parent)
-    pattern = re.compile(rf"{re.escape(root)}/[0-9a-f]{{64}}/{re.escape(MANIFEST_FILE)}")
+    pattern = re.compile(rf"{re.escape(root)}/[0-9a-f]{{64}}(\.g[0-9]+)?/{re.escape(MANIFEST_FILE)}")
     for uri in store.list_uris(root):
         if pattern.fullmatch(uri):
             yield uri.rpartition("/")[0]

@@ -155,8 +155,10 @@ def plan_purge() -> Json:
 def purge(plan: Json) -> Json:
     """Carry out a PurgePlan; return its PurgeRecord, and the pages that were deleted from MLflow.
 
-    Copies of the folders on this host are deleted too. While MLflow is away, its pages stay, with a warning.
+    Copies of the folders on this host are deleted too. ValueError when a job that makes one still runs.
+    While MLflow is away, its pages stay, with a warning.
     """
+    from pipelines.dispatch import job_list
     from pipelines.dispatch.input_cache import InputCache
     from pipelines.intake import purge as purging
 
@@ -166,6 +168,7 @@ def purge(plan: Json) -> Json:
     manifests = [(kind, manifest) for kind, manifest in read if manifest is not None]
     raw = [manifest.value for kind, manifest in manifests if kind == purging.RAW]
     shards = [(str(value["source"]), str(value["source_file"])) for value in raw]
+    job_list.delete_outputs([item.uri for item in found.items], first.settings)
     record = purging.purge(found, workspaces, by=shell_user())
     InputCache(first.settings).discard([manifest.content_digest for _, manifest in manifests])
     pages = _delete_pages(workspaces, list(found.pair_ids), shards) if found.items else []

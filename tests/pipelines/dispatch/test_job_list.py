@@ -111,3 +111,20 @@ def test_an_id_that_another_one_begins_with_is_found(settings: Settings) -> None
 )
 def test_a_duration_has_its_largest_unit(seconds: float, text: str) -> None:
     assert job_list._duration(seconds) == text
+
+
+def test_outputs_of_ended_jobs_that_leave_the_store_are_deleted_and_no_others(settings: Settings) -> None:
+    ended, running, other = (
+        local_job(settings, digit, state=state, output_uri=f"{settings.store_uri}/features/{digit * 64}")
+        for digit, state in (("a", "succeeded"), ("b", "running"), ("c", "succeeded"))
+    )
+    folders = {own: JobFolder(settings.state_dir / "jobs" / own) for own in (ended, running, other)}
+    requests = {own: folder.read_request() for own, folder in folders.items()}
+    uris = {own: request.output_uri for own, request in requests.items() if request is not None}
+    with pytest.raises(ValueError, match=f"still run: {running}. Wait, or cancel them"):
+        job_list.delete_outputs([uris[ended], uris[running]], settings)
+    assert all(folder.out_dir.exists() for folder in folders.values())
+    assert job_list.delete_outputs([uris[ended]], settings) == [ended]
+    assert [folders[own].out_dir.exists() for own in (ended, running, other)] == [False, True, True]
+    assert folders[ended].read_request() == requests[ended]
+    assert job_list.delete_outputs([uris[ended]], settings) == []

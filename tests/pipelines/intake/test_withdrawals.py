@@ -1,5 +1,6 @@
 """Withdrawn pairs leave the next snapshot as if they had never come, and come back as they were."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,6 @@ def test_the_data_report_counts_withdrawn_rows(workspace: Workspace) -> None:
     withdraw(workspace, "annotator", person(1, workspace))
     reports = accepted_reports(workspace)
     record = write_report(build_snapshot(reports, workspace), reports, workspace)
-    import json
-
     aside = json.loads(workspace.store.read_bytes(record.figures_uri))["set_aside"]
     assert (aside["num_rows"], aside["num_in_snapshot"], aside["num_quarantined"]) == (16, 11, 1)
     assert aside["left_out"] == {WITHDRAWN: 4}
@@ -304,6 +303,28 @@ def test_a_purge_frees_the_entries_of_a_project_without_a_file(workspace: Worksp
     assert accepted_reports(other) == []
     read_all(other)
     assert sum(built(other).num_pairs.values()) == 11
+
+
+@pytest.mark.usefixtures("shards")
+def test_what_jobs_made_of_a_snapshot_is_purged_with_it(workspace: Workspace, tmp_path: Path) -> None:
+    read_all(workspace)
+    snapshot, store = built(workspace), workspace.store
+    out = tmp_path / "out"
+    out.mkdir()
+    uris = [store.uri("features", name) for name in ("1" * 64, f"{'2' * 64}.g1", "3" * 64)]
+    for uri, digest in zip(uris, (snapshot.content_digest, snapshot.content_digest, "f" * 64), strict=True):
+        (out / "index.json").write_text(json.dumps({"spec": {"snapshot_digest": digest}}))
+        store.publish_folder(out, uri, {})
+    labelled = store.uri("snapshots", f"{'4' * 64}.g2")
+    store.fetch_folder(snapshot.uri, tmp_path / "labelled")
+    (tmp_path / "labelled/manifest.json").unlink()
+    store.publish_folder(tmp_path / "labelled", labelled, {})
+    withdraw(workspace, "annotator", rows_of(snapshot)[0]["annotator_id"])
+    plan = plan_purge(workspace, [workspace.project.name])
+    assert {item.uri for item in plan.items if item.kind == "features"} == {*uris[:2]}
+    assert {item.uri for item in plan.items if item.kind == "snapshot"} == {snapshot.uri, labelled}
+    purge(plan, [workspace], by="ada")
+    assert [store.read_manifest(uri) is not None for uri in (*uris, labelled)] == [False, False, True, False]
 
 
 @pytest.mark.usefixtures("shards")
