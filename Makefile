@@ -56,10 +56,11 @@ check: setup
 test: setup
 	$(PYTEST) -m "not loop and not faults and not installs and not compose"
 
-# The whole loop: interrupted, killed, resumed, promoted; and every DAG in a live scheduler. Minutes, one at a time.
+# The whole loop: interrupted, killed, resumed, promoted; every DAG in a live scheduler; pages in the host's Chromium.
+# An hour and a half, one test at a time.
 test-loop: setup
 	pytest tests/integration
-	pytest -m loop tests/pipelines/dispatch/engines
+	pytest -m loop tests/pipelines
 
 # The wheel in fresh environments: a control plane without torch, a training host without airflow, a developer's.
 test-installs: setup

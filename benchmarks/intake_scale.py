@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ingest import PROJECT
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -29,31 +30,6 @@ FACTOR = 10
 GOAL = 1.3
 STAGES = ("ingest", "validate", "snapshot", "snapshot again")
 WORDS = ("red", "old", "small", "cat", "house", "river", "at night", "in oil", "on snow", "from above", "city", "ship")
-PROJECT = """
-name = "scale"
-[base]
-uri = "base"
-licence = "none"
-backbone = { name = "stable_diffusion", resolution = 64 }
-[[sources]]
-name = "pairs"
-kind = "pick_a_pic"
-uri = "pairs"
-licence = "none"
-[[train]]
-recipe = "diffusion_dpo_shapes"
-[evaluation]
-prompts = "prompts.tsv"
-seeds = [0]
-sampler = { steps = 2 }
-[[evaluation.judges]]
-name = "judge"
-uri = "judge"
-scorer = { kind = "clip_preference" }
-[gate]
-minimum_prompts = 1
-required_judges = 1
-"""
 
 
 def main() -> None:
@@ -82,7 +58,7 @@ def main() -> None:
 
 def _measure(folder: Path, stage: str) -> tuple[float, float]:
     """Return CPU-seconds and peak memory in MiB of a command in a new process."""
-    words = [sys.executable, __file__, "--stage", str(folder / "projects/scale.toml"), stage.split()[0]]
+    words = [sys.executable, __file__, "--stage", str(folder / "projects/bench.toml"), stage.split()[0]]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PLUMBLINE_STATE_DIR": str(folder / "state")}
     done = subprocess.run(words, env=env, check=True, capture_output=True, text=True)
     seconds, mebibytes = json.loads(done.stdout.splitlines()[-1])
@@ -104,7 +80,7 @@ def _stage(words: list[str]) -> tuple[float, float]:
 def _write(folder: Path, pairs: int) -> None:
     project = folder / "projects"
     (project / "pairs").mkdir(parents=True)
-    (project / "scale.toml").write_text(PROJECT)
+    (project / "bench.toml").write_text(PROJECT.format(folder="pairs"))
     (project / "prompts.tsv").write_text("prompt\tcategory\na held-out prompt of no pair\tany\n")
     for first in range(0, pairs, ROWS_OF_A_SHARD):
         rows = [_row(number) for number in range(first, min(first + ROWS_OF_A_SHARD, pairs))]

@@ -41,10 +41,11 @@ def write_report(
     """
     store, project = workspace.store, workspace.project.name
     series = snapshot_series(store, project)
-    last = series.last()[1]
+    numbers = series.numbers()
+    last = series.read(numbers[-1]) if numbers else None
     if last is not None and last.snapshot_digest == snapshot.content_digest and store.exists(last.report_uri):
         return last
-    previous = _previous(series, snapshot.content_digest)
+    previous = _previous(series, numbers, snapshot.content_digest)
     inputs = [REPORT_VERSION, snapshot.content_digest, previous.snapshot_digest if previous else ""]
     uri = store.uri(*report_folder(project), hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     record = SnapshotRecord(
@@ -66,9 +67,9 @@ def write_report(
     )
 
 
-def _previous(series: Series[SnapshotRecord], digest: str) -> SnapshotRecord | None:
-    """Return the newest record of another snapshot."""
-    newest_first = (series.read(number) for number in reversed(series.numbers()))
+def _previous(series: Series[SnapshotRecord], numbers: list[int], digest: str) -> SnapshotRecord | None:
+    """Return the newest record of another snapshot among those with these numbers."""
+    newest_first = map(series.read, reversed(numbers))
     return next((record for record in newest_first if record.snapshot_digest != digest), None)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -20,10 +19,9 @@ from pipelines.commands import cli
 
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "tests" / "integration"))
-from browser import CHROMIUM, open_browser  # noqa: E402
+from browser import open_browser  # noqa: E402
 
 COMMAND = [sys.executable, "-c", "import sys; from pipelines.commands.cli import main; sys.exit(main(sys.argv[1:]))"]
-needs_chromium = pytest.mark.skipif(not any(map(shutil.which, CHROMIUM)), reason="no Chromium on this host")
 
 
 def rows_of(judged_project: Any) -> list[tuple[Any, ...]]:
@@ -73,7 +71,7 @@ def keep(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-@needs_chromium
+@pytest.mark.loop
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_person_votes_from_the_keyboard_and_continues_another_day(judged_project: Any) -> None:
@@ -129,7 +127,7 @@ def press(page: Any, key: str) -> None:
     page.wait_for_selector("#ballot")
 
 
-@needs_chromium
+@pytest.mark.loop
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_pictures_on_the_page_are_those_of_the_vote_and_hasty_keys_do_nothing(judged_project: Any) -> None:
@@ -151,7 +149,7 @@ def test_the_pictures_on_the_page_are_those_of_the_vote_and_hasty_keys_do_nothin
         stop(process)
 
 
-@needs_chromium
+@pytest.mark.loop
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_page_fits_a_phone_and_works_without_its_script(judged_project: Any) -> None:
