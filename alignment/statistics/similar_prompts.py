@@ -6,9 +6,11 @@ cleaning"). So the search is exact; hashes of a sample of words (MinHash) would 
 """
 
 import math
-import sys
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 SIMILAR = 0.9
 """Similarity from which two prompts are near-duplicates: twice the number of common words, in the same order, divided
@@ -18,6 +20,8 @@ _PARTS = 100
 _SIMILAR_PARTS = round(SIMILAR * _PARTS)
 _BUCKETS = 1 << 22
 """Counters for words, by their hash: 4 MiB."""
+_MANY = 32
+"""Number of candidates from which all are looked at together before any two prompts are compared."""
 
 Words = tuple[str, ...]
 
@@ -49,22 +53,70 @@ def similar_groups(normal: Sequence[str]) -> list[int]:
 
     Only words that several prompts have are kept: the others are in no common sequence.
     """
-    frequency = _shared_words(normal)
-    lengths = [len(prompt.split()) for prompt in normal]
-    words = [tuple(sys.intern(word) for word in prompt.split() if word in frequency) for prompt in normal]
-    first = list(range(len(words)))
-    places: dict[str, list[int]] = {}
-    for place, own in enumerate(words):
-        rare = sorted(_numbered(own), key=lambda word: (frequency[word], word))
-        for word in rare[: max(0, _prefix_length(lengths[place]) - lengths[place] + len(own))]:
-            if word not in frequency:
-                continue
-            for other in places.setdefault(word, []):
+    prompts = _NumberedPrompts(_shared_words(normal))
+    first = array("q", range(len(normal)))
+    places: dict[int, array[int]] = {}
+    for place, prompt in enumerate(normal):
+        for word in prompts.append(prompt):
+            for other in prompts.near(place, places.setdefault(word, array("q"))):
                 one, root = _root(first, place), _root(first, other)
-                if one != root and _are_near(own, words[other], lengths[place] + lengths[other]):
-                    first[max(one, root)] = min(one, root)
+                first[max(one, root)] = min(one, root)
             places[word].append(place)
-    return [_root(first, place) for place in range(len(words))]
+    return [_root(first, place) for place in range(len(first))]
+
+
+class _NumberedPrompts:
+    """The shared words of prompts as numbers, in about 60 bytes a prompt. `frequency` is that of each shared word."""
+
+    def __init__(self, frequency: Mapping[str, int]) -> None:
+        self._numbers = {word: number for number, word in enumerate(sorted(frequency, key=lambda w: (frequency[w], w)))}
+        self._words, self._starts = array("I"), array("q", [0])
+        self._lengths, self._signatures = array("q"), array("Q")
+
+    def append(self, prompt: str) -> list[int]:
+        """Add a prompt; return those of its words of which a near-duplicate has at least one among its own."""
+        words = prompt.split()
+        shared = [word for word in words if word in self._numbers]
+        self._words.extend(self._numbers[word] for word in shared)
+        self._starts.append(len(self._words))
+        self._lengths.append(len(words))
+        self._signatures.append(_signature(self._words[-len(shared) :]) if shared else 0)
+        rare = sorted(self._numbers[word] for word in _numbered(tuple(shared)) if word in self._numbers)
+        return rare[: max(0, _prefix_length(len(words)) - len(words) + len(shared))]
+
+    def near(self, place: int, others: "array[int]") -> list[int]:
+        """Return those of the other prompts that are near-duplicates of the prompt at `place`."""
+        own, length = tuple(self._of(place)), self._lengths[place]
+        found: Iterable[int] = others if len(others) < _MANY else self._maybe_near(place, others)
+        return [o for o in found if _are_near(own, tuple(self._of(o)), length + self._lengths[o])]
+
+    def _of(self, place: int) -> "array[int]":
+        return self._words[self._starts[place] : self._starts[place + 1]]
+
+    def _maybe_near(self, place: int, others: "array[int]") -> list[int]:
+        """Leave out prompts that lack too many of the words.
+
+        A bit of the signature that the other prompt lacks is at least one word that it lacks. So the common words are
+        at most the shared words of one less the bits of its signature that the other lacks.
+        """
+        asked = np.array(others)
+        arrays = (self._lengths, self._signatures, self._starts)
+        lengths, signatures, starts = (np.frombuffer(values, values.typecode) for values in arrays)
+        own, theirs = signatures[place], signatures[asked]
+        common = np.minimum(
+            len(self._of(place)) - np.bitwise_count(own & ~theirs).astype(np.int64),
+            starts[asked + 1] - starts[asked] - np.bitwise_count(theirs & ~own),
+        )
+        kept: list[int] = asked[2 * _PARTS * common >= _SIMILAR_PARTS * (lengths[place] + lengths[asked])].tolist()
+        return kept
+
+
+def _signature(words: Iterable[int]) -> int:
+    """Return 64 bits, of which each word sets one."""
+    found = 0
+    for word in words:
+        found |= 1 << word % 64
+    return found
 
 
 def _shared_words(normal: Sequence[str]) -> Counter[str]:
@@ -80,14 +132,14 @@ def _shared_words(normal: Sequence[str]) -> Counter[str]:
     return Counter({word: number for word, number in frequency.items() if number > 1})
 
 
-def _are_near(one: Words, other: Words, num_words: int) -> bool:
+def _are_near(one: Sequence[Hashable], other: Sequence[Hashable], num_words: int) -> bool:
     """Return True when 2 x common words / `num_words` is at least SIMILAR, in whole numbers."""
     from rapidfuzz.distance import LCSseq
 
     return LCSseq.similarity(one, other) * 2 * _PARTS >= _SIMILAR_PARTS * num_words
 
 
-def _root(first: list[int], place: int) -> int:
+def _root(first: "array[int]", place: int) -> int:
     while first[place] != place:
         first[place] = first[first[place]]
         place = first[place]

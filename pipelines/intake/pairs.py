@@ -1,8 +1,9 @@
 """Columns of the pair tables, the identity of a pair, and the parquet format in which intake writes them."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,9 +80,10 @@ def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> 
 
 
 class PairWriter:
-    """Writes a parquet file batch by batch; the same batches give the same bytes. Use as a context manager."""
+    """Writes a parquet file; the same rows, written in the same way, give the same bytes. Use as a context manager."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema, self._waiting, self._waiting_bytes = schema, list[Mapping[str, Any]](), 0
         plain = [name for name in schema.names if name not in IMAGE_COLUMNS]
         # Encoded images do not compress, and their statistics would repeat them.
         compression = {name: "zstd" if name in plain else "none" for name in schema.names}
@@ -92,13 +94,29 @@ class PairWriter:
     def __enter__(self) -> "PairWriter":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._writer.close()
+    def __exit__(self, kind: object, *error: object) -> None:
+        with self._writer:
+            if kind is None:
+                self._write_waiting()
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append rows as one row group."""
         if batch.num_rows:
             self._writer.write_table(pa.table(batch) if isinstance(batch, pa.RecordBatch) else batch)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row. Rows become a row group when they are ROWS_TOGETHER, or their images BYTES_TOGETHER.
+
+        The writer remembers some 10 KB about each row group until it is closed, so groups of a few rows cost memory.
+        """
+        self._waiting.append(row)
+        self._waiting_bytes += sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
+        if len(self._waiting) >= ROWS_TOGETHER or self._waiting_bytes >= BYTES_TOGETHER:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        self.write(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting, self._waiting_bytes = [], 0
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,7 +21,7 @@ from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.accepted import accepted_folders, fetch_accepted
-from pipelines.intake.pairs import ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.pairs import PairWriter, read_batches
 from pipelines.intake.row_uses import RowUses, row_uses
 from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes
@@ -37,7 +39,7 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 _CONVERTED = ("converted_0", "converted_1")
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 """Raised when the same accepted rows would now produce another snapshot."""
 _LABEL_POLICY = {"labels", "label_threshold"}
 _NOT_SPLIT = {"minimum_new_pairs", "sources", *_LABEL_POLICY}
@@ -118,8 +120,8 @@ class _Counts:
     num_ties: int = 0
     num_soft: int = 0
     num_captioned: int = 0
-    groups: set[int] = field(default_factory=set)
-    """Prompts in normal form, the first 64 bits of a digest of each."""
+    groups: "array[int]" = field(default_factory=lambda: array("Q"))
+    """The first 64 bits of a digest of the normal prompt of each pair."""
     sources: set[str] = field(default_factory=set)
     licences: set[str] = field(default_factory=set)
 
@@ -146,7 +148,7 @@ def _build(
             num_ties=counts.num_ties,
             num_soft=counts.num_soft if _has_votes(paths, section) else None,
             num_captioned=counts.num_captioned,
-            num_prompts=len(counts.groups),
+            num_prompts=len(np.unique(counts.groups)),
             sources=tuple(sorted(counts.sources)),
             licences=tuple(sorted(counts.licences)),
             batch_digests=batches,
@@ -247,7 +249,6 @@ def _write_splits(
 ) -> _Counts:
     counts = _Counts()
     without_people = sources_without_people(project)
-    waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
         writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", schema)) for s in SPLITS}
         for row in rows:
@@ -256,18 +257,9 @@ def _write_splits(
             if split != "train" and row["source"] in without_people:
                 continue
             pair = _resolved_pair(row)
-            waiting[split].append(pair)
+            writers[split].add(pair)
             _count(counts, pair, group=group, split=split)
-            if len(waiting[split]) == ROWS_AT_ONCE:
-                writers[split].write(_table(waiting[split], schema))
-                waiting[split] = []
-        for split in SPLITS:
-            writers[split].write(_table(waiting[split], schema))
     return counts
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -> None:
@@ -277,7 +269,7 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
     captions = {pair["caption_chosen"], pair["caption_rejected"]}
     counts.num_captioned += split == "train" and not pair["is_tie"] and captions != {pair["prompt"]}
     digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    counts.groups.add(int.from_bytes(digest, "big"))
+    counts.groups.append(int.from_bytes(digest, "big"))
     counts.sources.add(pair["source"])
     counts.licences.add(pair["licence"])
 

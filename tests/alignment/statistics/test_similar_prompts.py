@@ -1,8 +1,10 @@
 """Near-duplicates among many prompts: exactly those that comparing all pairs finds."""
 
 import numpy as np
+import pytest
 from rapidfuzz.distance import Indel
 
+from alignment.statistics import similar_prompts
 from alignment.statistics.prompt_groups import group_prompts
 from alignment.statistics.prompts import EvalPrompt
 from alignment.statistics.similar_prompts import SIMILAR, NearPrompts, _are_near, similar_groups
@@ -24,7 +26,9 @@ def drawn(count: int, seed: int) -> list[str]:
     return found
 
 
-def test_groups_are_those_of_comparing_all_pairs() -> None:
+@pytest.mark.parametrize("many", [0, 10_000])
+def test_groups_are_those_of_comparing_all_pairs(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similar_prompts, "_MANY", many)
     for seed in range(20):
         prompts = drawn(80, seed)
         expected = group_prompts([EvalPrompt(place, prompt, "") for place, prompt in enumerate(prompts)])
@@ -32,7 +36,9 @@ def test_groups_are_those_of_comparing_all_pairs() -> None:
         assert len(set(expected)) < 80, "the draw has near-duplicates"
 
 
-def test_words_of_one_prompt_count_as_words_that_differ() -> None:
+@pytest.mark.parametrize("many", [0, 10_000])
+def test_words_of_one_prompt_count_as_words_that_differ(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similar_prompts, "_MANY", many)
     shared = [f"w{number}" for number in range(18)]
     prompts = [
         " ".join([*shared[:length], *(f"own{place}{k}" for k in range(unique))])

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipelines.intake import pairs
 from pipelines.intake.pairs import (
     PairWriter,
     pair_id,
@@ -32,6 +34,25 @@ def test_the_same_rows_give_the_same_bytes_and_come_back(tmp_path: Path) -> None
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert pa.Table.from_batches(read_batches(tmp_path / "a")).to_pylist() == table.to_pylist()
     assert read_light(tmp_path / "a").column_names == ["pair_id"]
+
+
+def test_rows_become_groups_by_their_number_and_by_the_bytes_of_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "ROWS_TOGETHER", 4)
+    monkeypatch.setattr(pairs, "BYTES_TOGETHER", 1000)
+    schema = pa.schema([("pair_id", pa.string()), ("image_chosen", pa.binary()), ("image_rejected", pa.binary())])
+    sizes = [1, 1, 1, 1, 1, 600, 600, 2000, 1]
+    rows = [
+        {"pair_id": str(number), "image_chosen": b"x" * size, "image_rejected": None}
+        for number, size in enumerate(sizes)
+    ]
+    with PairWriter(tmp_path / "t.parquet", schema) as writer:
+        for row in rows:
+            writer.add(row)
+    metadata = pq.read_metadata(tmp_path / "t.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [4, 3, 1, 1]
+    assert pa.Table.from_batches(read_batches(tmp_path / "t.parquet")).to_pylist() == rows
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
