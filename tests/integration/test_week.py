@@ -119,6 +119,12 @@ def test_monday_the_clock_starts_a_training(week: Week) -> None:
     in_mlflow.sees("diffusion_dpo_shapes, beta")
     in_mlflow.sees(", v1")
     in_mlflow.keep("week_training")
+    in_mlflow.page.get_by_role("button", name="pairs").first.click()
+    with in_mlflow.page.expect_popup() as opened:
+        in_mlflow.page.get_by_role("link", name="/artifacts/").click()
+    data_report = opened.value.frame_locator("iframe").first
+    expect(data_report.get_by_role("heading", name="Pairs of shapes, snapshot")).to_be_visible()
+    opened.value.close()
     in_mlflow.page.close()
     assert registry.get_alias(load_settings(), "shapes", "candidate") == 1
 
