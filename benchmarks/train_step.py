@@ -2,15 +2,16 @@
 
 Both train the same LoRA (rank 8, float32) of the shapes world's model on the same pairs, with one CPU thread each:
 
-    plain   every step decodes the images, encodes them with the VAE and the captions with the text encoder, runs the
-            policy, the reference (adapters off) and the backward pass
-    ours    the train job on a feature cache; encoding it once is printed apart
+    plain     every step decodes the images, encodes them with the VAE and the captions with the text encoder, runs the
+              policy, the reference (adapters off) and the backward pass
+    ours      the train job on a feature cache; encoding it once is printed apart
+    compiled  the same with `compile_blocks`, which needs a C++ compiler; the first steps, which compile, are left out
 
 Printed for each batch size: the pairs per second of CPU time in each round, the ratio of their medians, and the bound:
 the ratio that a loop would reach whose step is the plain loop's UNet work alone. CPU time leaves out the time in which
 other work has the core; rounds alternate, since that work also fills caches.
 
-Run `python benchmarks/train_step.py [ROUNDS]` (default 3); it takes about three minutes on an idle core.
+Run `python benchmarks/train_step.py [ROUNDS]` (default 3); it takes about six minutes on an idle core.
 """
 
 import io
@@ -34,24 +35,25 @@ BATCHES = (8, 16)
 WARM, STEPS = 2, 8
 BETA, RATE, RANK = 5000.0, 1e-5, 8
 PLACEHOLDER = "0" * 64
-GOAL = 1.5
+GOALS = {"ours": 1.5, "compiled": 2.0}
 
 
 def main(rounds: int) -> None:
     """Measure in alternating processes and print the ratios."""
-    found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": []}
+    found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": [], "compiled": []}
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
         for number in range(rounds):
             for who in found if number % 2 == 0 else reversed(found):
                 found[who].append(measured(who, Path(scratch), number))
-                print(f"round {number + 1} {who:6s} {shown(found[who][-1])}", flush=True)
+                print(f"round {number + 1} {who:8s} {shown(found[who][-1])}", flush=True)
     for batch in map(str, BATCHES):
         rates = {who: statistics.median(own[batch]["pairs_s"] for own in runs) for who, runs in found.items()}
         bound = statistics.median(own[batch]["bound"] for own in found["plain"])
-        ratio = rates["ours"] / rates["plain"]
-        goal = "met" if ratio >= GOAL else "missed" if bound >= GOAL else "above the bound"
-        print(f"batch {batch:>2s}: {ratio:.2f} x the plain loop; bound {bound:.2f}; goal {GOAL:g} {goal}")
+        for who, goal in GOALS.items():
+            ratio = rates[who] / rates["plain"]
+            words = "met" if ratio >= goal else "missed" if bound >= goal else "above the bound of eager loops"
+            print(f"batch {batch:>2s}, {who}: {ratio:.2f} x the plain loop; bound {bound:.2f}; goal {goal:g} {words}")
 
 
 def shown(rows: dict[str, Any]) -> str:
@@ -146,7 +148,7 @@ def job_paths(scratch: Path, out: Path, spec: Any, **placement: Any) -> Any:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def ours(scratch: Path, number: int) -> dict[str, Any]:
+def ours(scratch: Path, number: int, *, compiled: bool) -> dict[str, Any]:
     """Run the train job; the time of a step is that between two lines of metrics."""
     from alignment.contracts.training import Recipe, TrainSpec
     from alignment.jobs import train as job
@@ -174,9 +176,9 @@ def ours(scratch: Path, number: int) -> dict[str, Any]:
                 "seed": number,
             }
         )
-        out = scratch / f"ours-{number}-{batch}"
+        out = scratch / f"ours-{compiled}-{number}-{batch}"
         spec = TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, cache_digest="2" * 64)
-        job.main(job_paths(scratch, out, spec, micro_batch=batch))
+        job.main(job_paths(scratch, out, spec, micro_batch=batch, compile_blocks=compiled))
         timed = times[WARM - 1 : WARM + STEPS]
         times.clear()
         gaps = [after - before for before, after in itertools.pairwise(timed)]
@@ -305,7 +307,7 @@ if __name__ == "__main__":
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     elif sys.argv[1] == "encode":
         encode(Path(sys.argv[2]))
-    elif sys.argv[1] == "ours":
-        print(json.dumps(ours(Path(sys.argv[2]), int(sys.argv[3]))))
+    elif sys.argv[1] in GOALS:
+        print(json.dumps(ours(Path(sys.argv[2]), int(sys.argv[3]), compiled=sys.argv[1] == "compiled")))
     else:
         print(json.dumps(plain(Path(sys.argv[2]))))
