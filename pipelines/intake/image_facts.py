@@ -125,7 +125,7 @@ def decode(data: bytes, limits: DecodingLimits, sha256: str) -> Decoded:
         return Decoded(ImageFacts(sha256, len(data), "too_many_bytes"))
     try:
         with Image.open(BytesIO(data), formats=IDENTIFIED_FORMATS) as image:
-            header = (image.format, image.width, image.height)
+            header = (_format(image), image.width, image.height)
             problem = _header_problem(image, limits) or _scan_problem(image, data)
             if problem:
                 return Decoded(ImageFacts(sha256, len(data), problem, *header))
@@ -161,7 +161,7 @@ def strict_decoding() -> Iterator[None]:
 
 
 def _decoded(image: "PILImage", sha256: str, num_bytes: int, *, ground: Ground) -> Decoded:
-    name, stored = image.format, image.size
+    name, stored = _format(image), image.size
     try:
         size, direct = upright_size(image), is_direct(image)
         grey = _small_grey(image, None if direct else ground)
@@ -171,14 +171,19 @@ def _decoded(image: "PILImage", sha256: str, num_bytes: int, *, ground: Ground) 
     return Decoded(ImageFacts(sha256, num_bytes, "", name, *size, converted=not direct), pixels)
 
 
+def _format(image: "PILImage") -> str | None:
+    """Return Pillow's name of the format. A JPEG with further images behind it (MPO) is shown as its first image."""
+    return "JPEG" if image.format == "MPO" else image.format
+
+
 def _header_problem(image: "PILImage", limits: DecodingLimits) -> Problem:
-    if image.format not in limits.allowed_formats:
+    if _format(image) not in limits.allowed_formats:
         return "format"
     if max(image.size) > limits.max_image_side:
         return "too_long_side"
     if image.width * image.height > limits.max_image_pixels:
         return "too_many_pixels"
-    if getattr(image, "n_frames", 1) > 1:
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         return "frames"
     return ""
 
@@ -186,7 +191,7 @@ def _header_problem(image: "PILImage", limits: DecodingLimits) -> Problem:
 def _scan_problem(image: "PILImage", data: bytes) -> Problem:
     """Find a JPEG with more scans than any encoder writes."""
     # Counting bytes is quick and counts at least the scans: a photo with a film behind it contains more by chance.
-    if image.format not in ("JPEG", "MPO") or data.count(_START_OF_SCAN) <= MAXIMUM_SCANS:
+    if _format(image) != "JPEG" or data.count(_START_OF_SCAN) <= MAXIMUM_SCANS:
         return ""
     return "decode_too_slow" if _count_scans(data) > MAXIMUM_SCANS else ""
 

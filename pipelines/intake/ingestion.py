@@ -30,7 +30,7 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-INGEST_VERSION = 2
+INGEST_VERSION = 3
 """Raised when the same shard would now produce other columns or facts."""
 DECODING_LIMITS = frozenset(
     {

@@ -133,6 +133,21 @@ def test_strict_decoding_restores_the_warning_filters() -> None:
     assert list(warnings.filters) == before
 
 
+def test_a_jpeg_with_further_images_behind_it_is_the_first_of_them() -> None:
+    """Phones write such files (MPO) for depth and for the other eye; a browser shows the first image."""
+    first, second = (Image.new("RGB", (50, 40), colour) for colour in ("white", "black"))
+    stream = BytesIO()
+    first.save(stream, "MPO", save_all=True, append_images=[second])
+    with Image.open(BytesIO(stream.getvalue())) as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 2)  # type: ignore[attr-defined]
+    facts = image_facts(stream.getvalue(), LIMITS)
+    assert (facts.problem, facts.format, facts.width, facts.height) == ("", "JPEG", 50, 40)
+    assert (facts.mean_luminance, facts.converted) == (255, False)
+    without_jpeg = replace(LIMITS, allowed_formats=("PNG",))
+    assert image_facts(stream.getvalue(), without_jpeg).problem == "format"
+    assert image_facts(stream.getvalue()[:-100], LIMITS).problem == "", "the second image is not looked at"
+
+
 def test_an_animation_has_frames() -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     stream = BytesIO()
