@@ -124,7 +124,8 @@ def _read(reports: Sequence[ValidationReport], workspace: Workspace) -> pa.Table
     tables, withdrawals = [], active_withdrawals(workspace.store)
     for report in reports:
         with scratch_dir(workspace.settings) as scratch:
-            tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
+            if not report.is_unpaired:
+                tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
     return pa.concat_tables(tables) if tables else None
 
 
