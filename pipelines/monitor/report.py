@@ -126,7 +126,8 @@ def _read(reports: Sequence[ValidationReport], workspace: Workspace) -> pa.Table
         with scratch_dir(workspace.settings) as scratch:
             if not report.is_unpaired:
                 tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
-    return pa.concat_tables(tables) if tables else None
+    # Only sources with votes have their columns.
+    return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

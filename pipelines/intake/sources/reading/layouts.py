@@ -83,6 +83,6 @@ def _advice(columns: Sequence[str]) -> str:
     if kinds:
         return f"Kinds that fit: {', '.join(kinds)}."
     return (
-        "No kind has these columns; `table` reads them if [sources.columns] says which is which, `likes` where a row has"
+        "No kind has these columns; `table` reads them if [sources.columns] says which is which, `likes` if a row has"
         " one image."
     )

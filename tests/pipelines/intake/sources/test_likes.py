@@ -62,7 +62,9 @@ def test_missing_columns_are_named_with_those_that_are_there(read: Read, tmp_pat
     )
     with pytest.raises(ValueError, match=complaint):
         read("likes", tmp_path)
-    with pytest.raises(ValueError, match=r"no column 'text'; no column 'file'.*; no column 'thumb'.*`likes` where a row has one"):
+    with pytest.raises(
+        ValueError, match=r"no column 'text'; no column 'file'.*; no column 'thumb'.*`likes` if a row has one"
+    ):
         read("likes", tmp_path, columns=MAP)
 
 
