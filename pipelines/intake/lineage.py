@@ -40,7 +40,7 @@ def splits_with(names: set[str], snapshot_uri: str, workspace: Workspace) -> tup
     """
     if workspace.store.read_manifest(snapshot_uri) is None:
         return ()
-    found = []
+    found: list[str] = []
     for split in SPLITS:
         with scratch_dir(workspace.settings) as scratch:
             path = fetch_checked(workspace.store, snapshot_uri, f"{split}.parquet", scratch)

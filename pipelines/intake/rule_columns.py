@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from alignment.statistics.normal_text import normal_prompt, visible
 from pipelines.intake.comparisons import comparison_key
-from pipelines.intake.pairs import is_unpaired
 from pipelines.intake.sources.columns import KIND_FIELD, VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
@@ -49,7 +48,7 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
 
     further = [name for name in pairs.schema.names if name in (VOTE_FIELDS[0].name, KIND_FIELD.name)]
     table = pairs.select([*_READ, *further]).to_pandas()
-    if is_unpaired(list(table)):
+    if _has_one_image(table):
         table["sha256_1"] = ""  # sorts before every image, so that all rows of an image have the same side
     columns = {"row": range(len(table))}
     people = _annotator_columns(table)
@@ -72,7 +71,7 @@ def _count_control_characters(prompt: str) -> int:
 def _image_columns(table: "pd.DataFrame", limits: ValidationSection) -> "pd.DataFrame":
     import pandas as pd
 
-    sides = [_one_image(table, side, limits) for side in ((0,) if is_unpaired(list(table)) else (0, 1))]
+    sides = [_one_image(table, side, limits) for side in ((0,) if _has_one_image(table) else (0, 1))]
     both = {name: pd.concat([side[name] for side in sides], axis=1) for name in sides[0].columns}
     foreign = both["format"].where(~both["format"].isin(limits.allowed_formats))
     return pd.DataFrame(
@@ -209,6 +208,10 @@ def _side(table: "pd.DataFrame") -> "pd.Series[float]":
 
 def _has_votes(table: "pd.DataFrame") -> bool:
     return VOTE_FIELDS[0].name in table
+
+
+def _has_one_image(table: "pd.DataFrame") -> bool:
+    return KIND_FIELD.name in table
 
 
 def _position_bias(left: int, decided: int) -> float:
