@@ -246,8 +246,10 @@ def snapshot(path: str, *, run_key: str = "") -> Json:
 def _warn_of_unused(snapshot: DatasetSnapshot, project: Project) -> None:
     """Log how many single images of a snapshot the project's recipes do not train on."""
     number = sum((snapshot.num_unpaired or {}).values())
+    if not number:
+        return
     names = sorted({own.objective.name for own in project.recipes() if not own.objective.takes_unpaired})
-    if number and names:
+    if names:
         those = f"objective {names[0]} does" if len(names) == 1 else f"objectives {', '.join(names)} do"
         log.warning("%d unpaired rows of this snapshot are not used: %s not take likes and dislikes.", number, those)
 
