@@ -16,6 +16,8 @@ class ObjectiveParams(Record):
     """If true, each image is trained under its own caption; otherwise both are trained under the pair's prompt."""
     online: ClassVar[bool] = False
     """Train on images that the policy generates and a reward scores, instead of on a feature cache."""
+    takes_unpaired: ClassVar[bool] = False
+    """Train on likes and dislikes of single images too."""
     title: ClassVar[str]
     """Display name of the method."""
     paper: ClassVar[str] = ""

@@ -30,6 +30,8 @@ class DatasetSnapshot(ValueObject):
     In a tie the order of the two images has no meaning. Training skips ties; calibration keeps them.
     Where a source has votes, also preference (the share of the votes for the chosen image, 0.5 to 1), num_votes, and
     weight (below 1 for a pair of a ranking). No objective uses these yet.
+    Where a source has likes and dislikes of single images, also unpaired.parquet: pair_id, kind, split, prompt,
+    caption, image, liked, annotator_id, source, licence, generator, created_at. No objective takes these rows yet.
     """
 
     uri: str
@@ -38,6 +40,8 @@ class DatasetSnapshot(ValueObject):
     num_ties: int
     num_soft: int | None = Field(default=None, exclude_if=_is_none)
     """Pairs whose label is a share of votes other than all or half of them; None where no source has votes."""
+    num_unpaired: dict[Literal["train", "calibration", "test"], int] | None = Field(default=None, exclude_if=_is_none)
+    """Rows of unpaired.parquet by split; None where there is no such table."""
     num_captioned: int | None = None
     """Training pairs, without ties, where at least one caption differs from the prompt; None if not counted."""
     num_prompts: int

@@ -66,10 +66,14 @@ def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: P
 
 
 def _result(spec: CaptionSpec, out: Path) -> DatasetSnapshot:
-    """Describe the new snapshot: another location, other file digests and the number of captioned pairs."""
+    """Describe the new snapshot: another location, other file digests, the number of captioned pairs; only pairs."""
     files = [out / SPEC_FILE, *snapshot_files(out)]
     return spec.snapshot.model_copy(
-        update={"content_digest": content_digest(out, files), "num_captioned": TrainingPairs(out).num_captioned}
+        update={
+            "content_digest": content_digest(out, files),
+            "num_captioned": TrainingPairs(out).num_captioned,
+            "num_unpaired": None,
+        }
     )
 
 

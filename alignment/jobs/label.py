@@ -188,6 +188,7 @@ def _finish(work: _Work, items: tuple[str, ...], scores: dict[str, Scores]) -> N
             "content_digest": content_digest(out, [*files, out / LABEL_REPORT_FILE, out / SPEC_FILE]),
             "num_ties": plain.num_ties - num_ties_before + counts.num_ties,
             "num_captioned": counts.num_captioned,
+            "num_unpaired": None,  # only the pairs are written again
             "labelled_by": tuple(sorted({*plain.labelled_by, *work.spec.training_sources})),
         }
     )

@@ -1,12 +1,17 @@
 """Value objects of data reports: figures of a snapshot, its drift, the record of it, and what differs between two."""
 
+import operator
 from typing import Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from alignment.contracts.data import Split
 from alignment.contracts.values import Record, Sha256, ValueObject
 from pipelines.contracts.pairs import QuarantinedShard
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class AnnotatorFigures(Record):
@@ -40,6 +45,8 @@ class DataFigures(Record):
     """Counts over the pairs of a snapshot."""
 
     num_pairs: int
+    num_unpaired: int = Field(default=0, exclude_if=operator.not_)
+    """Likes and dislikes of single images, which only the property `unpaired` counts."""
     counts: dict[str, dict[str, dict[Split, int]]]
     """Pairs, or images, by property, category and split: the most frequent categories of each property, then the rest
     as one."""
@@ -123,6 +130,18 @@ class ChangedPair(Record):
     now: str
 
 
+class UnpairedDiff(Record):
+    """Differences between the single images of two snapshots."""
+
+    num_before: int
+    num_now: int
+    num_added: int
+    num_left: int
+    num_changed_label: int
+    """Rows in both that are liked in one and disliked in the other."""
+    num_changed_split: int
+
+
 class SnapshotDiff(Record):
     """Differences between two snapshots. A pair is the same if its two images, prompt and annotator are."""
 
@@ -138,5 +157,7 @@ class SnapshotDiff(Record):
     num_changed_split: int
     by_source: dict[str, dict[str, int]]
     """Numbers of the four kinds of change by source."""
+    unpaired: UnpairedDiff | None = Field(default=None, exclude_if=_is_none)
+    """The same numbers for likes and dislikes of single images; None where neither snapshot has any."""
     examples: tuple[ChangedPair, ...]
     """Some pairs of each kind of change, by pair_id."""

@@ -60,6 +60,8 @@ class SourceFacts(Record):
     num_rows: int
     """Number of rows; for many shards an estimate from some of them."""
     is_estimate: bool = False
+    is_unpaired: bool = False
+    """True if each row has one image, liked or disliked."""
 
 
 class RawBatch(ValueObject):
@@ -119,6 +121,8 @@ class ValidationReport(ValueObject):
     content_digest: Sha256
     batch_digest: Sha256
     source: str
+    is_unpaired: bool = Field(default=False, exclude_if=operator.not_)
+    """True if each row has one image, liked or disliked."""
     passed: bool
     """False if a critical rule on the table failed or too many rows were quarantined; no later stage then runs."""
     num_rows: int

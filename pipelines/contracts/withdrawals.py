@@ -82,7 +82,8 @@ class TrainedModel(Record):
     aliases: tuple[str, ...]
     snapshot_digest: str
     splits: tuple[str, ...]
-    """Splits of the snapshot that hold the pair: train, calibration or test; empty where the snapshot was purged."""
+    """Splits of the snapshot that hold the pair: train, calibration, test, or `unpaired`, from which no objective
+    learns; empty where the snapshot was purged."""
 
 
 class Lineage(Record):

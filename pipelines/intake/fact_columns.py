@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
 from pipelines.intake.image_facts import ImageFacts, decoding_limits
-from pipelines.intake.pairs import BYTES_TOGETHER, FACT_FIELDS, ROWS_TOGETHER, pair_id, pairs_schema
+from pipelines.intake.pairs import BYTES_TOGETHER, FACT_FIELDS, ROWS_TOGETHER, is_unpaired, pair_id, pairs_schema
 from pipelines.project.sections import ValidationSection
 
 _AHEAD = 2
@@ -20,10 +20,10 @@ _KNOWN_IMAGES = 20_000
 
 
 class _Started(NamedTuple):
-    """Rows whose images are being decoded, with the facts of the images of both sides."""
+    """Rows whose images are being decoded, with the facts of the images of each side."""
 
     batch: pa.RecordBatch
-    sides: tuple[list[PendingFacts], list[PendingFacts]]
+    sides: tuple[list[PendingFacts], ...]
 
 
 def with_facts(batches: Iterable[pa.RecordBatch], validation: ValidationSection) -> Iterator[pa.RecordBatch]:
@@ -31,9 +31,8 @@ def with_facts(batches: Iterable[pa.RecordBatch], validation: ValidationSection)
     decoder = _Decoder(shared_pool(), validation)
     started: deque[_Started] = deque()
     for batch in _together(batches):
-        started.append(
-            _Started(batch, (decoder.start(batch.column("image_0")), decoder.start(batch.column("image_1"))))
-        )
+        images = ("image_0",) if is_unpaired(batch.schema.names) else ("image_0", "image_1")
+        started.append(_Started(batch, tuple(decoder.start(batch.column(name)) for name in images)))
         if len(started) > _AHEAD:
             yield _finished(started.popleft())
     while started:
@@ -87,13 +86,16 @@ def _finished(started: _Started) -> pa.RecordBatch:
         values = zip(*facts, strict=True) if facts else repeat(())
         for field, column in zip(ImageFacts._fields, values, strict=bool(facts)):
             columns[f"{field}_{side}"] = pa.array(column, FACT_FIELDS[field])
+    if len(sides) == 1:
+        columns |= {f"{field}_1": pa.nulls(batch.num_rows, FACT_FIELDS[field]) for field in ImageFacts._fields}
     columns["pair_id"] = _pair_ids(batch, sides)
     schema = pairs_schema(batch.schema.names)
     return pa.RecordBatch.from_arrays([columns[own.name].cast(own.type) for own in schema], schema=schema)
 
 
 def _pair_ids(batch: pa.RecordBatch, sides: list[list[ImageFacts]]) -> pa.Array:
-    rows = zip(*sides, batch.column("prompt").to_pylist(), batch.column("annotator_id").to_pylist(), strict=True)
-    return pa.array(
-        [pair_id(a.sha256, b.sha256, prompt=prompt or "", annotator_id=who) for a, b, prompt, who in rows], pa.string()
-    )
+    first, *others = [[facts.sha256 for facts in side] for side in sides]
+    second = others[0] if others else [None] * batch.num_rows
+    people = batch.column("annotator_id").to_pylist()
+    rows = zip(first, second, batch.column("prompt").to_pylist(), people, strict=True)
+    return pa.array([pair_id(a, b, prompt=prompt or "", annotator_id=who) for a, b, prompt, who in rows], pa.string())

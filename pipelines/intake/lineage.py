@@ -8,6 +8,8 @@ from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.pairs import ACCEPTED_FILE, read_batches
 from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.soft_labels import comparison_id
+from pipelines.intake.sources.columns import UNPAIRED
+from pipelines.intake.unpaired import read_unpaired
 from pipelines.intake.withdrawn_rows import IDENTITY, is_withdrawn, rows_where
 from pipelines.records.withdrawals import active_withdrawals, purge_series
 from pipelines.workspace import Workspace
@@ -32,15 +34,22 @@ def names_of_pair(pair_id: str, workspace: Workspace) -> tuple[set[str], set[str
 
 
 def splits_with(names: set[str], snapshot_uri: str, workspace: Workspace) -> tuple[str, ...]:
-    """Return the splits of a snapshot that hold one of these pairs; none when the snapshot is no longer there."""
+    """Return the splits of a snapshot that hold one of these pairs, and `unpaired` if it is one of its single images.
+
+    None when the snapshot is no longer there.
+    """
     if workspace.store.read_manifest(snapshot_uri) is None:
         return ()
-    found = []
+    found: list[str] = []
     for split in SPLITS:
         with scratch_dir(workspace.settings) as scratch:
             path = fetch_checked(workspace.store, snapshot_uri, f"{split}.parquet", scratch)
             if any(names & {*batch.column("pair_id").to_pylist()} for batch in read_batches(path, ["pair_id"])):
                 found.append(split)
+    with scratch_dir(workspace.settings) as scratch:
+        single = read_unpaired(workspace.store, snapshot_uri, ["pair_id"], scratch)
+        if any(names & {*batch.column("pair_id").to_pylist()} for batch in single):
+            found.append(UNPAIRED)
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.intake.sources.columns import SOURCE_SCHEMA, VOTE_FIELDS
+from pipelines.intake.sources.columns import KIND_FIELD, SOURCE_SCHEMA, VOTE_FIELDS
 
 PAIRS_FILE = "pairs.parquet"
 ACCEPTED_FILE = "accepted.parquet"
@@ -58,24 +58,30 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def pairs_schema(names: Collection[str]) -> pa.Schema:
-    """Return the columns of a pair table with at least these: the votes are there only where the source has votes."""
-    return pa.schema([*PAIRS_SCHEMA, *_votes(names)])
+    """Return the columns of a pair table with at least these: votes and `kind` only where the source has them."""
+    return pa.schema([*PAIRS_SCHEMA, *_further(names)])
 
 
 def quarantine_schema(names: Collection[str]) -> pa.Schema:
     """Return the columns of a quarantine whose rows have at least these columns."""
-    return pa.schema([*QUARANTINE_SCHEMA, *_votes(names)])
+    return pa.schema([*QUARANTINE_SCHEMA, *_further(names)])
 
 
-def _votes(names: Collection[str]) -> tuple[pa.Field, ...]:
-    return VOTE_FIELDS if VOTE_FIELDS[0].name in names else ()
+def is_unpaired(names: Collection[str]) -> bool:
+    """Return True if a table with these columns has one image a row; all rows of a table are of one sort."""
+    return KIND_FIELD.name in names
 
 
-def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> str:
+def _further(names: Collection[str]) -> tuple[pa.Field, ...]:
+    votes = VOTE_FIELDS if VOTE_FIELDS[0].name in names else ()
+    return (*votes, KIND_FIELD) if is_unpaired(names) else votes
+
+
+def pair_id(sha256_0: str, sha256_1: str | None, *, prompt: str, annotator_id: str) -> str:
     """Return the identity of a comparison: the two images in either order, the prompt and the annotator. The labels do
-    not count.
+    not count. `sha256_1` is None for a row with one image.
     """
-    identity = canonical_json([*sorted([sha256_0, sha256_1]), prompt, annotator_id])
+    identity = canonical_json([*sorted([sha256_0, sha256_1 or ""]), prompt, annotator_id])
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 

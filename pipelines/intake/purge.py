@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+
 from alignment.contracts.data import SPLITS
 from pipelines.contracts.pairs import RawBatch
 from pipelines.contracts.withdrawals import PurgeItem, PurgePlan, PurgeRecord, Withdrawal
@@ -21,6 +23,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, PAIRS_FILE, QUARANTINE_FILE, r
 from pipelines.intake.quarantine import replay
 from pipelines.intake.scratch import scratch_dir
 from pipelines.intake.shard_index import index_entries
+from pipelines.intake.unpaired import read_unpaired
 from pipelines.intake.validation import validate
 from pipelines.intake.withdrawn_rows import WithheldRows, withdrawn_pairs
 from pipelines.records.withdrawals import (
@@ -117,14 +120,19 @@ def _find_snapshots(
             continue
         pairs = []
         with scratch_dir(workspace.settings) as scratch:
-            for split in SPLITS:
-                path = fetch_checked(store, uri, f"{split}.parquet", scratch)
-                for batch in read_batches(path, ["pair_id", "annotator_id", "source"]):
-                    rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                    pairs += [own for own, who, source in rows if own in names or who in people or source in sources]
+            for batch in _snapshot_rows(uri, store, scratch):
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                pairs += [own for own, who, source in rows if own in names or who in people or source in sources]
         if pairs:
             found.items.append(_item(SNAPSHOT, uri, len(pairs), store))
             found.pair_ids[manifest.content_digest] = tuple(sorted(pairs))
+
+
+def _snapshot_rows(uri: str, store: Store, scratch: Path) -> Iterator[pa.RecordBatch]:
+    columns = ["pair_id", "annotator_id", "source"]
+    for split in SPLITS:
+        yield from read_batches(fetch_checked(store, uri, f"{split}.parquet", scratch), columns)
+    yield from read_unpaired(store, uri, columns, scratch)
 
 
 def _find_derived(found: _Found, store: Store, left: Collection[str]) -> None:

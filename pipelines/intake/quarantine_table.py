@@ -3,12 +3,14 @@
 The table has no prompt and no person, as the rest of the Data Docs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.intake.pairs import read_batches
+import pyarrow.parquet as pq
+
+from pipelines.intake.pairs import is_unpaired, read_batches
 from pipelines.intake.thumbnails import thumbnail
 from pipelines.pages.page import page_environment
 from pipelines.project.sections import ValidationSection
@@ -17,6 +19,7 @@ MOST_ROWS = 60
 """Rows in the table; the others are only counted."""
 _SIDE = 96
 """Longest side of a picture, in pixels."""
+_NO_SECOND = ("", "unpaired")
 _COLUMNS = ["source_row", "pair_id", "reasons", "image_0", "image_1"]
 
 
@@ -34,7 +37,8 @@ def quarantine_section(path: Path, num_rows: int, limits: ValidationSection) -> 
     """Return the HTML table of a quarantine.parquet with `num_rows` rows; empty without rows."""
     if not num_rows:
         return ""
-    rows = [_row(row, limits) for row in _first_rows(path)]
+    sides = (0,) if is_unpaired(pq.read_schema(path).names) else (0, 1)
+    rows = [_row(row, limits, sides) for row in _first_rows(path)]
     template = page_environment(Path(__file__).parent).get_template("quarantine.html.j2")
     return template.render(rows=rows, num_rows=num_rows)
 
@@ -48,6 +52,6 @@ def _first_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _row(row: Mapping[str, Any], limits: ValidationSection) -> _Row:
-    pictures = tuple(thumbnail(row[f"image_{side}"], limits, _SIDE) for side in (0, 1))
-    return _Row(row["source_row"], row["pair_id"], tuple(row["reasons"]), pictures)
+def _row(row: Mapping[str, Any], limits: ValidationSection, sides: Sequence[int]) -> _Row:
+    pictures = [thumbnail(row[f"image_{side}"], limits, _SIDE) if side in sides else _NO_SECOND for side in (0, 1)]
+    return _Row(row["source_row"], row["pair_id"], tuple(row["reasons"]), tuple(pictures))

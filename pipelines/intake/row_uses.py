@@ -29,7 +29,8 @@ class RowUses:
 def row_uses(paths: Sequence[Path]) -> RowUses:
     """Compare the rows of all files; a row needs 17 bytes meanwhile.
 
-    Image order is that of the digests, so that a row and its mirror image are one comparison.
+    Image order is that of the digests, so that a row and its mirror image are one comparison. Rows of one image are
+    compared by this image.
     """
     keys, sides = [np.empty(0, "V16")], [np.empty(0, np.uint8)]
     for path in paths:
@@ -45,7 +46,9 @@ def row_uses(paths: Sequence[Path]) -> RowUses:
                 for row in rows
             )
             keys.append(np.frombuffer(found, "V16"))
-            sides.append(np.array([_side(row["preference"], row["sha256_0"] <= row["sha256_1"]) for row in rows], "u1"))
+            sides.append(
+                np.array([_side(row["preference"], row["sha256_0"] <= (row["sha256_1"] or "")) for row in rows], "u1")
+            )
     return _compared(np.concatenate(keys), np.concatenate(sides))
 
 

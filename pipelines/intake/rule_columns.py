@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from alignment.statistics.normal_text import normal_prompt, visible
 from pipelines.intake.comparisons import comparison_key
-from pipelines.intake.sources.columns import VOTE_FIELDS
+from pipelines.intake.sources.columns import KIND_FIELD, VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -41,12 +41,15 @@ _BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2
 def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPrompts) -> "pd.DataFrame":
     """Return one row per pair, in order; `row` numbers them from 0. A null means that the rule does not apply.
 
-    `pairs` has the columns of PAIRS_SCHEMA except the images.
+    `pairs` has the columns of PAIRS_SCHEMA except the images. Where it has one image a row, the columns that compare
+    two mean nothing; no rule of `unpaired_rules` reads them.
     """
     import pandas as pd
 
-    votes = [name for name in pairs.schema.names if name == VOTE_FIELDS[0].name]
-    table = pairs.select([*_READ, *votes]).to_pandas()
+    further = [name for name in pairs.schema.names if name in (VOTE_FIELDS[0].name, KIND_FIELD.name)]
+    table = pairs.select([*_READ, *further]).to_pandas()
+    if _has_one_image(table):
+        table["sha256_1"] = ""  # sorts before every image, so that all rows of an image have the same side
     columns = {"row": range(len(table))}
     people = _annotator_columns(table)
     normal = [normal_prompt(prompt) for prompt in table["prompt"].fillna("")]
@@ -68,7 +71,7 @@ def _count_control_characters(prompt: str) -> int:
 def _image_columns(table: "pd.DataFrame", limits: ValidationSection) -> "pd.DataFrame":
     import pandas as pd
 
-    sides = [_one_image(table, side, limits) for side in (0, 1)]
+    sides = [_one_image(table, side, limits) for side in ((0,) if _has_one_image(table) else (0, 1))]
     both = {name: pd.concat([side[name] for side in sides], axis=1) for name in sides[0].columns}
     foreign = both["format"].where(~both["format"].isin(limits.allowed_formats))
     return pd.DataFrame(
@@ -205,6 +208,10 @@ def _side(table: "pd.DataFrame") -> "pd.Series[float]":
 
 def _has_votes(table: "pd.DataFrame") -> bool:
     return VOTE_FIELDS[0].name in table
+
+
+def _has_one_image(table: "pd.DataFrame") -> bool:
+    return KIND_FIELD.name in table
 
 
 def _position_bias(left: int, decided: int) -> float:

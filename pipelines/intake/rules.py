@@ -4,7 +4,7 @@ Critical row rules send a row to quarantine, critical schema and table rules fai
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS, MINIMUM_DECIDED_ROWS, SEVERAL_ANNOTATORS
@@ -30,6 +30,18 @@ class Rule:
 def pair_rules(limits: ValidationSection) -> list[Rule]:
     """Return every rule over the rows of a batch, in the order of reporting."""
     return [rule(limits) for rule in PAIR_RULES]
+
+
+def unpaired_rules(limits: ValidationSection) -> list[Rule]:
+    """Return the rules over rows of one image: those of `pair_rules` that compare no two images."""
+    return [_of_one_image(rule) for rule in pair_rules(limits) if rule.name not in _OF_TWO_IMAGES]
+
+
+def _of_one_image(rule: Rule) -> Rule:
+    text = rule.expectation.description
+    for words, others in _ONE_IMAGE_WORDS:
+        text = text.replace(words, others)
+    return replace(rule, expectation=rule.expectation.copy(update={"description": text}, deep=True))
 
 
 def columns_present(expected: list[str]) -> Rule:
@@ -239,6 +251,25 @@ def annotator_disagrees(limits: ValidationSection) -> Rule:
 
 SET_ASIDE = frozenset(rule.__name__ for rule in (labelled, annotator_dominates, annotator_prefers_a_side))
 """Rules whose rows are set aside without counting as bad rows of their batch."""
+
+_OF_TWO_IMAGES = frozenset(
+    rule.__name__ for rule in (identical_images, position_bias, annotator_one_sided, annotator_prefers_a_side)
+)
+_ONE_IMAGE_WORDS = (
+    ("Both images exist, and decode ", "The image exists, and decodes "),
+    ("Both images decode", "The image decodes"),
+    ("Both images are", "The image is"),
+    ("one of the images", "the image"),
+    ("Neither image is", "The image is not"),
+    ("the larger image", "the image"),
+    ("The two labels are 1 and 0, 0 and 1, or 0.5 each (shown as that of image 0; ", "The label is 1 or 0 ("),
+    ("prefers the other image", "has the other label"),
+    ("the same images", "the same image"),
+    ("a label for the pair", "a label for the image"),
+    ("annotator's preferences", "annotator's labels"),
+    (f"{MINIMUM_ANNOTATOR_ROWS} pairs", f"{MINIMUM_ANNOTATOR_ROWS} images"),
+)
+"""Words of the rules' descriptions, and those for a row of one image."""
 
 PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     rows_present,

@@ -28,6 +28,7 @@ from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, 
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.intake.split_groups import split_groups
+from pipelines.intake.unpaired import UNPAIRED_TABLE_SCHEMA, divided, write_unpaired
 from pipelines.intake.withdrawn_rows import rows_where
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
@@ -73,6 +74,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     old prompt only when a new prompt is nearly the same as prompts of two splits.
     Pairs that no person labelled are in train only; those of a prompt in another split are left out.
     Labels are those of the project's policy; a snapshot with votes has the columns LABEL_FIELDS too.
+    Likes and dislikes of single images are in a further table, split by the same groups.
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
     store = workspace.store
@@ -114,6 +116,11 @@ def _split_of(group: str, section: SnapshotSection) -> Split:
     return "test" if position < section.calibration_share + section.test_share else "train"
 
 
+def _split_of_prompt(prompt: str, groups: Mapping[str, str], section: SnapshotSection) -> Split:
+    normal = normal_prompt(prompt)
+    return _split_of(groups.get(normal, normal), section)
+
+
 @dataclass
 class _Counts:
     num_pairs: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -131,22 +138,23 @@ def _build(
 ) -> Manifest:
     with scratch_dir(workspace.settings) as out:
         section = workspace.project.snapshot
-        uses = row_uses(paths)
-        rows = _labelled(_kept_rows(paths, uses, heldout), paths, uses, section)
-        schema = _schema(paths, workspace.project)
-        counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
-        if not counts.num_pairs["train"]:
-            raise ValueError(
-                f"No pair is left to train on: {len(paths)} accepted batches, {sum(counts.num_pairs.values())} pairs"
-                " in calibration and test. Run ingest, inspect the quarantine, or lower calibration_share and"
-                " test_share in [snapshot]."
-            )
+        pairs, single = divided(paths)
+        groups = split_groups(pairs, single)
+        counts = _write_pairs(pairs, out, workspace.project, groups=groups, heldout=heldout)
+        num_unpaired = write_unpaired(
+            _kept_rows(single, row_uses(single), heldout),
+            out,
+            split_of=lambda prompt: _split_of_prompt(prompt, groups, section),
+            schema=_with_ground(UNPAIRED_TABLE_SCHEMA, single, workspace.project),
+        )
+        _check_trainable(counts, num_unpaired, num_batches=len(paths))
         snapshot = DatasetSnapshot(
             uri=uri,
             content_digest=hash_folder(out)[0],
             num_pairs=dict(counts.num_pairs),
             num_ties=counts.num_ties,
-            num_soft=counts.num_soft if _has_votes(paths, section) else None,
+            num_soft=counts.num_soft if _has_votes(pairs, section) else None,
+            num_unpaired=num_unpaired,
             num_captioned=counts.num_captioned,
             num_prompts=len(np.unique(counts.groups)),
             sources=tuple(sorted(counts.sources)),
@@ -162,6 +170,30 @@ def _build(
                 counts.num_soft,
             )
         return workspace.store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
+
+
+def _write_pairs(
+    paths: Sequence[Path], out: Path, project: Project, *, groups: Mapping[str, str], heldout: HeldoutPrompts
+) -> _Counts:
+    uses = row_uses(paths)
+    rows = _labelled(_kept_rows(paths, uses, heldout), paths, uses, project.snapshot)
+    return _write_splits(rows, out, project, groups=groups, schema=_schema(paths, project))
+
+
+def _check_trainable(counts: _Counts, num_unpaired: Mapping[Split, int] | None, *, num_batches: int) -> None:
+    """Raise ValueError when a snapshot has no pair to train on."""
+    if counts.num_pairs["train"]:
+        return
+    num_others = sum(counts.num_pairs.values())
+    if num_unpaired and not num_others:
+        raise ValueError(
+            f"All {sum(num_unpaired.values())} accepted rows are unpaired: likes and dislikes of single images. No"
+            " objective can train on these alone. Add a source of pairs; `plumbline sources` lists the kinds."
+        )
+    raise ValueError(
+        f"No pair is left to train on: {num_batches} accepted batches, {num_others} pairs in calibration and test. Run"
+        " ingest, inspect the quarantine, or lower calibration_share and test_share in [snapshot]."
+    )
 
 
 def _origin(path: Path) -> tuple[str, str]:
@@ -232,7 +264,10 @@ def _schema(paths: Sequence[Path], project: Project) -> pa.Schema:
     ground in its metadata where an image is not shown as it is stored.
     """
     fields = LABEL_FIELDS if _has_votes(paths, project.snapshot) else ()
-    schema = pa.schema([*SNAPSHOT_SCHEMA, *fields])
+    return _with_ground(pa.schema([*SNAPSHOT_SCHEMA, *fields]), paths, project)
+
+
+def _with_ground(schema: pa.Schema, paths: Sequence[Path], project: Project) -> pa.Schema:
     if not any(_has_converted(path) for path in paths):
         return schema
     return schema.with_metadata(ground_metadata(parse_ground(project.validation.ground)))

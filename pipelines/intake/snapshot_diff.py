@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.contracts.data import SPLITS, Split
-from pipelines.contracts.data_report import ChangedPair, SnapshotDiff, SnapshotRecord
+from pipelines.contracts.data_report import ChangedPair, SnapshotDiff, SnapshotRecord, UnpairedDiff
 from pipelines.intake.checked_files import fetch_checked
 from pipelines.intake.pairs import read_batches
 from pipelines.intake.scratch import scratch_dir
+from pipelines.intake.unpaired import read_unpaired
 from pipelines.workspace import Workspace
 
 Change = Literal["added", "left", "label", "split"]
@@ -27,7 +28,7 @@ class _Place:
 
     split: Split
     chosen: str
-    """First digits of the sha256 of the chosen image, or `tie`."""
+    """First digits of the sha256 of the chosen image, or `tie`; `liked` or `disliked` of a single image."""
     source: str
 
     def __str__(self) -> str:
@@ -56,6 +57,7 @@ def diff_snapshots(before: SnapshotRecord, now: SnapshotRecord, workspace: Works
         num_changed_label=totals["label"],
         num_changed_split=totals["split"],
         by_source={name: {change: counts[change] for change in CHANGES} for name, counts in sorted(by_source.items())},
+        unpaired=_unpaired_diff(_unpaired_places(before, workspace), _unpaired_places(now, workspace)),
         examples=tuple(_examples(changes, old, new, workspace, records=(before, now), most=most)),
     )
 
@@ -73,6 +75,30 @@ def _changes(old: Mapping[str, _Place], new: Mapping[str, _Place]) -> Iterator[t
     for pair_id in old:
         if pair_id not in new:
             yield pair_id, "left"
+
+
+def _unpaired_diff(old: Mapping[str, _Place], new: Mapping[str, _Place]) -> UnpairedDiff | None:
+    if not old and not new:
+        return None
+    totals = Counter(change for _, change in _changes(old, new))
+    return UnpairedDiff(
+        num_before=len(old),
+        num_now=len(new),
+        num_added=totals["added"],
+        num_left=totals["left"],
+        num_changed_label=totals["label"],
+        num_changed_split=totals["split"],
+    )
+
+
+def _unpaired_places(record: SnapshotRecord, workspace: Workspace) -> dict[str, _Place]:
+    columns = ["pair_id", "split", "liked", "source"]
+    with scratch_dir(workspace.settings) as scratch:
+        batches = read_unpaired(workspace.store, record.snapshot_uri, columns, scratch)
+        rows = [row for batch in batches for row in batch.to_pylist()]
+    return {
+        row["pair_id"]: _Place(row["split"], "liked" if row["liked"] else "disliked", row["source"]) for row in rows
+    }
 
 
 def _places(record: SnapshotRecord, workspace: Workspace) -> dict[str, _Place]:

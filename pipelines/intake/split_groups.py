@@ -11,14 +11,15 @@ from pipelines.intake.pairs import read_batches
 _UNDATED = datetime.max.replace(tzinfo=UTC)
 
 
-def split_groups(paths: Sequence[Path]) -> dict[str, str]:
+def split_groups(paths: Sequence[Path], others: Sequence[Path] = ()) -> dict[str, str]:
     """Map the normal form of each prompt with near-duplicates to that of the oldest of its group.
 
-    The oldest is the one with the earliest `created_at`, then the first in alphabetical order. Prompts that stand alone
-    are left out.
+    The oldest is the one with the earliest `created_at`, then the first in alphabetical order. Prompts that are only in
+    `others` count as younger than all of `paths`. Prompts that stand alone are left out.
     """
-    seen = _first_seen(paths)
+    seen, later = _first_seen(paths), _first_seen(others)
     prompts = sorted(seen, key=lambda normal: (seen[normal], normal))
+    prompts += sorted(later.keys() - seen.keys(), key=lambda normal: (later[normal], normal))
     first = similar_groups(prompts)
     shared = {place for place, own in enumerate(first) if own != place}
     return {prompts[place]: prompts[first[place]] for place in shared}

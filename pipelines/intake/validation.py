@@ -28,6 +28,7 @@ from pipelines.intake.pairs import (
     QUARANTINE_FILE,
     QUARANTINE_SCHEMA,
     PairWriter,
+    is_unpaired,
     pairs_schema,
     quarantine_schema,
     read_batches,
@@ -36,7 +37,7 @@ from pipelines.intake.pairs import (
 from pipelines.intake.quarantine_table import quarantine_section
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rule_runs import Judged, judge
-from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, duplicate_pair, pair_rules
+from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, duplicate_pair, pair_rules, unpaired_rules
 from pipelines.intake.scratch import scratch_dir
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
@@ -102,6 +103,7 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
             content_digest=hash_folder(out)[0],
             batch_digest=batch.content_digest,
             source=batch.source,
+            is_unpaired=is_unpaired(pq.read_schema(pairs).names),
             passed=not failure,
             num_rows=batch.num_rows,
             num_accepted=outcomes[ACCEPTED],
@@ -128,7 +130,8 @@ def _judge(pairs: Path, limits: ValidationSection, heldout: HeldoutPrompts) -> t
     if schema[0].failed:
         return schema, None
     table = read_light(pairs)
-    judged = judge(rule_columns(table, limits, heldout), pair_rules(limits))
+    rules = unpaired_rules(limits) if is_unpaired(table.schema.names) else pair_rules(limits)
+    judged = judge(rule_columns(table, limits, heldout), rules)
     return [*schema, *judged], table.column("source_row").to_pylist()
 
 

@@ -124,8 +124,10 @@ def _read(reports: Sequence[ValidationReport], workspace: Workspace) -> pa.Table
     tables, withdrawals = [], active_withdrawals(workspace.store)
     for report in reports:
         with scratch_dir(workspace.settings) as scratch:
-            tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
-    return pa.concat_tables(tables) if tables else None
+            if not report.is_unpaired:
+                tables.append(read_light(fetch_accepted(workspace.store, report.uri, scratch, withdrawals)))
+    # Only sources with votes have their columns.
+    return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

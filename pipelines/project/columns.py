@@ -10,7 +10,8 @@ __all__ = ["ColumnsSection"]
 
 
 class ColumnsSection(Record):
-    """Columns of a table of pairs. Give the prompt, and either chosen and rejected, or two images and one label."""
+    """Columns of a table of pairs. Give the prompt, and either chosen and rejected, or two images and one label; for a
+    source of kind likes one image and its label."""
 
     prompt: str = "prompt"
     """Column of the prompt."""
@@ -23,6 +24,10 @@ class ColumnsSection(Record):
     """Column of the preferred image, instead of image_0, image_1 and a label."""
     rejected: str = ""
     """Column of the other image."""
+    image: str = ""
+    """Column of the only image of a row, for kind likes; generator_0 and caption_0 are then about it."""
+    liked: str = ""
+    """Label of `image`: true or false, 1 or 0, or a word: yes, like, liked, up, or no, dislike, disliked, down."""
     preference: str = ""
     """Label: column of the share of the votes for image 0, from 0 to 1."""
     choice: str = ""
@@ -56,10 +61,12 @@ class ColumnsSection(Record):
     def _has_images_and_one_label(self) -> Self:
         labels = [bool(self.preference), bool(self.choice), bool(self.votes_0 and self.votes_1)]
         resolved, compared = bool(self.chosen and self.rejected), bool(self.image_0 and self.image_1)
-        if resolved == compared or sum(labels) > 1 or (resolved and any(labels)):
+        single = bool(self.image and self.liked)
+        is_half = bool(self.image or self.liked) != single
+        if resolved + compared + single != 1 or is_half or sum(labels) > 1 or (any(labels) and not compared):
             raise ValueError(
                 "needs either `chosen` and `rejected`, or `image_0` and `image_1` with one label: `preference`,"
-                " `choice`, or `votes_0` and `votes_1`"
+                " `choice`, or `votes_0` and `votes_1`; or, for a source of kind likes, `image` and `liked` alone"
             )
         return self
 

@@ -80,7 +80,7 @@ class SourceSection(Section):
     split: str = ""
     """Split to read where a folder holds several, e.g. `train`."""
     columns: ColumnsSection | None = None
-    """Columns of a source of kind table, label_studio or argilla."""
+    """Columns of a source of kind table, likes, label_studio or argilla."""
     fetch_urls: bool = False
     """True fetches images that a table names by https address; their hosts must be in url_hosts."""
     url_hosts: tuple[str, ...] = ()
@@ -97,6 +97,16 @@ class SourceSection(Section):
                 ' url_hosts = ["images.example.org"]'
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_columns_of_its_kind(self) -> Self:
+        if self.columns is None or self.kind == "huggingface" or (self.kind == "likes") == bool(self.columns.image):
+            return self
+        here, other = ("one image", "two") if self.kind == "likes" else ("two images", "one")
+        raise ValueError(
+            f"source {self.name!r} of kind {self.kind!r} has {here} a row, but its [sources.columns] name {other}:"
+            " `image` and `liked` are for kind likes, the columns of two images for kind table"
+        )
 
 
 class ValidationSection(Section):

@@ -41,5 +41,6 @@ def _expected_pairs(workspace: Workspace) -> int:
 
     project = workspace.project
     people = [source.name for source in project.sources if source.draw is None]
-    accepted = sum(report.num_accepted for report in accepted_reports(workspace, people))
+    reports = accepted_reports(workspace, people)
+    accepted = sum(report.num_accepted for report in reports if not report.is_unpaired)
     return int(accepted * project.snapshot.calibration_share)

@@ -109,6 +109,11 @@ def _base(uri: str, settings: Settings) -> tuple[BaseFacts, str]:
 def _pairs(asked: NewProject, store: Store, folder: Path) -> FoundPairs:
     """Look at the pairs; their kind is the one whose columns they have."""
     kind, facts = ingestion.recognise(asked.pairs, store)
+    if facts.is_unpaired:
+        raise ValueError(
+            f"{asked.pairs} holds likes and dislikes of single images, and training needs pairs. Make the project from"
+            " pairs, then add this as a further source."
+        )
     public = looks_like_public(asked.pairs)
     card = f"{asked.pairs.rstrip('/')}/{CARD}"
     return FoundPairs(

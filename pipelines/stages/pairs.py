@@ -236,10 +236,22 @@ def snapshot(path: str, *, run_key: str = "") -> Json:
     workspace = open_workspace(path)
     reports = accepted.accepted_reports(workspace, workspace.project.snapshot.sources)
     built = snapshots.build_snapshot(reports, workspace)
+    _warn_of_unused(built, workspace.project)
     record = write.write_report(built, reports, workspace)
     if run_key:
         _show_data_report(workspace, record, run_key)
     return to_json(built)
+
+
+def _warn_of_unused(snapshot: DatasetSnapshot, project: Project) -> None:
+    """Log how many single images of a snapshot the project's recipes do not train on."""
+    number = sum((snapshot.num_unpaired or {}).values())
+    if not number:
+        return
+    names = sorted({own.objective.name for own in project.recipes() if not own.objective.takes_unpaired})
+    if names:
+        those = f"objective {names[0]} does" if len(names) == 1 else f"objectives {', '.join(names)} do"
+        log.warning("%d unpaired rows of this snapshot are not used: %s not take likes and dislikes.", number, those)
 
 
 def _show_data_report(workspace: Workspace, record: SnapshotRecord, run_key: str) -> None:

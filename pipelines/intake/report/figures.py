@@ -29,8 +29,11 @@ UNITS = {
     "size": "images",
     "aspect": "images",
     "format": "images",
+    "unpaired": "single images",
 }
 """What each property counts, in the order of the report."""
+_WHERE_COUNTED = frozenset({"unpaired"})
+"""Properties that a report has only where something was counted."""
 FIRST, SECOND, TIE = "first image preferred", "second image preferred", "tie"
 UNKNOWN = "not stated"
 OTHERS = "others"
@@ -64,6 +67,14 @@ def count_rows(rows: Sequence[Row]) -> Counts:
         for side in (0, 1):
             counts.update((name, category, split) for name, category in _of_image(row, side))
     return counts
+
+
+def count_unpaired(rows: Sequence[Row]) -> Counts:
+    """Count rows of single images by source and label."""
+    return Counter(
+        ("unpaired", f"{row['source']}: {'liked' if row['preference'] == 1 else 'disliked'}", row["split"])
+        for row in rows
+    )
 
 
 def _of_pair(row: Row) -> tuple[tuple[str, str], ...]:
@@ -110,10 +121,12 @@ def _entry(row: Row) -> tuple[bytes, int, int, int]:
 def figures(counts: Counts, named: Votes, *, num_pairs: int) -> DataFigures:
     """Return the figures of `num_pairs` pairs, of which `named` have an annotator."""
     others, equal = _compared(named)
+    counted = {name for name, _, _ in counts}
     people, who = np.unique(named["who"], return_inverse=True)
     return DataFigures(
         num_pairs=num_pairs,
-        counts={name: _categories(counts, name) for name in UNITS},
+        num_unpaired=sum(number for (name, _, _), number in counts.items() if name == "unpaired"),
+        counts={name: _categories(counts, name) for name in UNITS if name in counted or name not in _WHERE_COUNTED},
         num_annotators=len(people),
         num_unnamed=num_pairs - len(named),
         annotators=_annotators(people, who, named, others, equal),

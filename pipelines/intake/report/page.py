@@ -65,7 +65,8 @@ def _headline(report: DataReport, drifted: Sequence[DriftRow]) -> str:
     """Return the most important facts as one sentence."""
     aside = report.set_aside
     rest = aside.num_rows - aside.num_in_snapshot
-    parts = [f"{report.figures.num_pairs} pairs of {aside.num_rows} rows; {rest} rows are not in the snapshot."]
+    single = f" and {report.figures.num_unpaired} unpaired rows" if report.figures.num_unpaired else ""
+    parts = [f"{report.figures.num_pairs} pairs{single} of {aside.num_rows} rows; {rest} rows are not in the snapshot."]
     if report.previous_digest is None:
         parts.append("There is no earlier report to compare it with.")
     elif drifted:

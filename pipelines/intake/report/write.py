@@ -16,7 +16,7 @@ from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.quarantine import list_shards
 from pipelines.intake.report.drift import drift
 from pipelines.intake.report.examples import example_pairs
-from pipelines.intake.report.figures import Counts, count_rows, figures, votes
+from pipelines.intake.report.figures import Counts, count_rows, count_unpaired, figures, votes
 from pipelines.intake.report.page import render_page
 from pipelines.intake.report.rows import read_rows
 from pipelines.intake.report.set_aside import set_aside
@@ -82,8 +82,8 @@ def _report(
     counts: Counts = Counter()
     named, left_out = [votes([])], Counter[str]()
     for rows in read_rows(snapshot, reports, workspace):
-        counts.update(count_rows(rows.used))
-        named.append(votes(rows.used))
+        counts.update(count_unpaired(rows.used) if rows.is_unpaired else count_rows(rows.used))
+        named.append(votes([] if rows.is_unpaired else rows.used))
         left_out.update(rows.left_out)
     num_pairs = sum(snapshot.num_pairs.values())
     now = figures(counts, np.concatenate(named), num_pairs=num_pairs)
@@ -96,7 +96,7 @@ def _report(
         snapshot_digest=snapshot.content_digest,
         previous_digest=before.snapshot_digest if before else None,
         figures=now,
-        set_aside=set_aside(shards, left_out, num_in_snapshot=num_pairs),
+        set_aside=set_aside(shards, left_out, num_in_snapshot=num_pairs + now.num_unpaired),
         drift=drift(before.figures, now) if before else (),
     )
 

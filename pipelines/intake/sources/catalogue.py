@@ -150,6 +150,22 @@ class Argilla(SourceParams):
     kind: Literal["argilla"] = "argilla"
 
 
+class Likes(SourceParams):
+    """Single images that people liked or disliked: a table with a prompt, an image and a vote in each row. Snapshots
+    keep them apart from the pairs; no objective takes them yet.
+    """
+
+    implementation: ClassVar[str] = f"{_READ}.likes:LikesSource"
+    has_votes: ClassVar[bool] = False
+    layouts: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt", "image", "liked"),)
+    example: ClassVar[str] = (
+        'uri = "../data/likes.csv"\n[sources.columns]\nprompt = "text"\nimage = "file"\nliked = "thumb"\n'
+        'annotator = "user"'
+    )
+
+    kind: Literal["likes"] = "likes"
+
+
 class Feedback(SourceParams):
     """A table of votes in PostgreSQL or SQLite, made by `plumbline feedback init`."""
 
@@ -200,6 +216,7 @@ SOURCES: tuple[type[SourceParams], ...] = (
     Arena,
     LabelStudio,
     Argilla,
+    Likes,
     Feedback,
     Huggingface,
     SelfGenerated,

@@ -27,3 +27,9 @@ VOTES_SCHEMA = pa.schema(
     [*SOURCE_SCHEMA, *VOTE_FIELDS, pa.field("source_row", pa.int64())]  # the record that the pair is made from
 )
 """Columns of a source whose labels are votes: `preference` is the share of the votes for image 0, in [0, 1]."""
+UNPAIRED = "unpaired"
+KIND_FIELD = pa.field("kind", pa.string())
+UNPAIRED_SCHEMA = pa.schema([*SOURCE_SCHEMA, KIND_FIELD, pa.field("source_row", pa.int64())])
+"""Columns of a source of single images: `kind` is UNPAIRED, image 0 is the image, and `preference` is 1 where it is
+liked, 0 where it is disliked. Image 1, its caption and its generator are null.
+"""

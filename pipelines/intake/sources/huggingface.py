@@ -17,7 +17,7 @@ import pyarrow as pa
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import SourceFacts, SourceShard
-from pipelines.intake.sources.catalogue import PickAPic, Table, find_source
+from pipelines.intake.sources.catalogue import Likes, PickAPic, Table, find_source
 from pipelines.intake.sources.interface import OpenShard
 from pipelines.intake.sources.pick_a_pic import pick_a_pic_batches
 from pipelines.intake.sources.reading.image_files import ImageFiles
@@ -50,10 +50,15 @@ class HuggingfaceSource:
     def inspect(self, source: SourceSection, store: Store) -> SourceFacts:
         """Look at the columns; the number of rows is 0 where the data set does not state it."""
         with _opened(source) as data_set:
-            _kind(list(data_set.features or ()), source)
+            kind = _kind(list(data_set.features or ()), source)
             split = (data_set.info.splits or {}).get(str(data_set.split))
             stated = split.num_examples if split else None
-            return SourceFacts(num_shards=data_set.num_shards, num_rows=stated or 0, is_estimate=stated is None)
+            return SourceFacts(
+                num_shards=data_set.num_shards,
+                num_rows=stated or 0,
+                is_estimate=stated is None,
+                is_unpaired=kind == Likes.model_fields["kind"].default,
+            )
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
         """Stream the rows of one file, in the schema of their layout."""
@@ -78,17 +83,18 @@ def _in_layout(batches: Iterator[pa.RecordBatch], shard: OpenShard, rows: int) -
     folder = shard.source.uri if _HUB.fullmatch(shard.source.uri) is None else str(shard.scratch)
     images = ImageFiles(shard.store, folder)
     records = (record for batch in whole for record in batch_rows(batch))
-    yield from pair_batches(reader.pairs_of_file(records, shard.source), images, rows)
+    yield from pair_batches(reader.pairs_of_file(records, shard.source), images, rows, reader.schema)
     images.report(shard.name)
 
 
 def _kind(columns: list[str], source: SourceSection) -> str:
-    """Return the kind whose layout the columns have; `table` where the project names them."""
+    """Return the kind whose layout the columns have; `table` or `likes` where the project names them."""
     if source.columns is not None:
         missing = [f"no column {name!r}" for name in source.columns.named() if name not in columns]
         if missing:
             raise layout_error(f"Source {source.name!r}", "the table of [sources.columns]", missing, columns)
-        return str(Table.model_fields["kind"].default)
+        named = Likes if source.columns.image else Table
+        return str(named.model_fields["kind"].default)
     kinds = [kind for kind in fitting_kinds(columns) if kind not in _EXPLICIT]
     if not kinds:
         raise layout_error(f"Source {source.name!r}", "of a known layout", ["name its columns"], columns)

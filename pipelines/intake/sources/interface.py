@@ -46,7 +46,9 @@ class PairSource(Protocol):
         ...
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of one shard in SOURCE_SCHEMA or VOTES_SCHEMA, at most `rows` at a time, or more small ones.
+        """Yield the rows of one shard in SOURCE_SCHEMA, VOTES_SCHEMA or UNPAIRED_SCHEMA.
+
+        At most `rows` at a time, or more small ones.
 
         ValueError naming the shard when it cannot be read to its end or lacks a column.
         """

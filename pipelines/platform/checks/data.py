@@ -49,7 +49,8 @@ def _sources(workspace: Workspace) -> str:
             texts.append(f"{name}: not drawn yet, `plumbline draw` does it")
         elif not isinstance(facts, str):
             about = "about " * facts.is_estimate
-            texts.append(f"{name}: {facts.num_shards} shards, {about}{facts.num_rows} rows")
+            single = ", likes and dislikes of single images" * facts.is_unpaired
+            texts.append(f"{name}: {facts.num_shards} shards, {about}{facts.num_rows} rows{single}")
     return "; ".join(texts)
 
 

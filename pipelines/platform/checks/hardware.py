@@ -145,7 +145,8 @@ def _training_rows(workspace: Workspace) -> dict[str, SourceFacts]:
     """Return the facts of the sources whose pairs train; self_generated ones count when their pairs are drawn."""
     names = workspace.project.snapshot.sources or [source.name for source in workspace.project.sources]
     found = ingestion.inspect_sources(workspace)
-    return {name: own for name, own in found.items() if name in names and isinstance(own, SourceFacts)}
+    pairs = {name: own for name, own in found.items() if isinstance(own, SourceFacts) and not own.is_unpaired}
+    return {name: own for name, own in pairs.items() if name in names}
 
 
 def _copies(settings: Settings) -> int:

@@ -71,7 +71,7 @@ def failure_of(out: Path) -> JobFailure:
 
 
 def test_the_result_is_a_snapshot_with_a_caption_of_each_image(captions: Captions, tmp_path: Path) -> None:
-    out, spec = tmp_path / "out", captions.spec()
+    out, spec = tmp_path / "out", captions.spec(num_unpaired={"train": 2, "calibration": 1, "test": 0})
     assert captions.run(spec, out) == 0
     pairs = TrainingPairs(out)
     names = ["red", "green", "blue", "white"]
@@ -83,7 +83,8 @@ def test_the_result_is_a_snapshot_with_a_caption_of_each_image(captions: Caption
     files += [f"captions/{number:05d}.json" for number in range(3)]
     assert result.content_digest == content_digest(out, [out / name for name in files])
     assert result.num_captioned == 24
-    unchanged = {"content_digest", "num_captioned"}
+    assert result.num_unpaired is None, "it has pairs alone"
+    unchanged = {"content_digest", "num_captioned", "num_unpaired"}
     assert result.model_dump(exclude=unchanged) == spec.snapshot.model_dump(exclude=unchanged)
 
 

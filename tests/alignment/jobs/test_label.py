@@ -46,6 +46,7 @@ def make_spec(
             num_pairs={"train": 30, "calibration": 10, "test": 5},
             num_ties=9,
             num_prompts=4,
+            num_unpaired={"train": 2, "calibration": 1, "test": 0},
             sources=("plain",),
         )
         judge = Judge(
@@ -80,6 +81,7 @@ def test_a_proxy_vote_orders_every_pair_by_the_judge(
     spec = make_spec()
     assert run(inputs, spec, tmp_path / "out") == 0
     result = DatasetSnapshot.model_validate_json((tmp_path / "out" / "result.json").read_text())
+    assert result.num_unpaired is None, "it has pairs alone"
     assert result.labelled_by == tuple(sorted(spec.judges[0].training_sources))
     assert set(result.training_sources) == {"plain", *spec.judges[0].training_sources}
     rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()

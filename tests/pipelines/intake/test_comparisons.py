@@ -16,3 +16,10 @@ def test_the_order_of_the_images_does_not_count_and_everything_else_does() -> No
         key(prompt="\ud800"),
     ]
     assert len({key(), *others}) == 7
+
+
+def test_a_row_of_one_image_has_a_separate_key() -> None:
+    single = comparison_key("a", None, normal="p", annotator_id="x")
+    assert single not in (key(), key("a", "a"), key("a", "x"))
+    assert single == comparison_key("a", None, normal="p", annotator_id="x")
+    assert single != comparison_key("b", None, normal="p", annotator_id="x")

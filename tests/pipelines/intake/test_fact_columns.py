@@ -14,7 +14,7 @@ from pipelines.intake import fact_columns
 from pipelines.intake.decoding.pool import EncodedImage, PendingFacts
 from pipelines.intake.fact_columns import with_facts
 from pipelines.intake.image_facts import DecodingLimits, ImageFacts, image_facts
-from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, pair_id
+from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, pair_id, pairs_schema
 from pipelines.project.sections import ValidationSection
 
 
@@ -93,3 +93,15 @@ def test_groups_of_rows_are_bounded_in_rows_and_bytes(pool: HerePool, monkeypatc
     assert list(with_facts([], ValidationSection())) == []
     (empty,) = with_facts([rows(range(0))], ValidationSection())
     assert (empty.num_rows, empty.schema) == (0, PAIRS_SCHEMA)
+
+
+def test_of_a_single_image_only_this_one_is_decoded(pool: HerePool) -> None:
+    plain = rows(range(3), image_1=None)
+    batch = plain.append_column("kind", pa.array(["unpaired"] * 3))
+    (found,) = with_facts([batch], ValidationSection())
+    assert found.schema == pairs_schema(["kind"])
+    assert len(pool.seen) == 3
+    for row in found.to_pylist():
+        assert (row["width_0"], row["problem_0"]) == (36, "")
+        assert all(row[f"{name}_1"] is None for name in FACT_FIELDS)
+        assert row["pair_id"] == pair_id(row["sha256_0"], None, prompt=row["prompt"], annotator_id="x")

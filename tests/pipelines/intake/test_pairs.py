@@ -6,8 +6,12 @@ import pytest
 
 from pipelines.intake import pairs
 from pipelines.intake.pairs import (
+    PAIRS_SCHEMA,
     PairWriter,
+    is_unpaired,
     pair_id,
+    pairs_schema,
+    quarantine_schema,
     read_batches,
     read_light,
 )
@@ -59,3 +63,22 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match=r"t\.parquet cannot be read"):
         list(read_batches(tmp_path / "t.parquet"))
+
+
+def test_the_identity_of_a_single_image_is_its_image_prompt_and_annotator() -> None:
+    one = pair_id("a" * 64, None, prompt="p", annotator_id="x")
+    others = [
+        pair_id("b" * 64, None, prompt="p", annotator_id="x"),
+        pair_id("a" * 64, None, prompt="q", annotator_id="x"),
+        pair_id("a" * 64, None, prompt="p", annotator_id="y"),
+        pair_id("a" * 64, "a" * 64, prompt="p", annotator_id="x"),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_votes_and_kind_are_columns_only_where_the_source_has_them() -> None:
+    assert pairs_schema(PAIRS_SCHEMA.names) == PAIRS_SCHEMA
+    for names, more in ((["num_votes"], ["num_votes", "weight"]), (["kind"], ["kind"])):
+        assert pairs_schema(names).names == [*PAIRS_SCHEMA.names, *more]
+        assert {*quarantine_schema(names).names} == {*PAIRS_SCHEMA.names, "reasons", *more}
+        assert is_unpaired(names) == (names == ["kind"])

@@ -62,3 +62,14 @@ def test_uses_are_those_of_comparing_all_rows(tmp_path: Path) -> None:
 
 def test_no_rows() -> None:
     assert row_uses([]).is_first.tolist() == []
+
+
+def test_single_images_are_compared_by_their_image(tmp_path: Path) -> None:
+    liked = {"prompt": "a cat", "annotator_id": "ada", "preference": 1.0, "sha256_0": "a" * 64, "sha256_1": None}
+    given = [liked, {**liked, "preference": 0.0}, {**liked, "sha256_0": "b" * 64}, {**liked, "annotator_id": ""}]
+    given.append({**liked, "annotator_id": "", "prompt": "A CAT"})
+    schema = pa.schema([(name, pa.float64() if name == "preference" else pa.string()) for name in liked])
+    pq.write_table(pa.Table.from_pylist(given, schema=schema), tmp_path / "a.parquet")
+    uses = row_uses([tmp_path / "a.parquet"])
+    assert uses.is_contradicted.tolist() == [True, True, False, False, False]
+    assert uses.is_first.tolist() == [True, False, True, True, False]

@@ -211,3 +211,39 @@ def test_two_shares_contradict_each_other_only_if_they_favour_different_images()
     assert (agree["labels_contradicted"], agree["copies_before"]) == ([False, False], [0, 1])
     differ = vote_columns(label(0.7, 1 - 0.7, **same), label(0.4, 0.6, **same))
     assert differ["labels_contradicted"] == [True, True]
+
+
+def single(*rows: dict[str, Any]) -> dict[str, list[Any]]:
+    """Rows of one image, with no facts of a second."""
+    second: dict[str, Any] = {name: None for name in GOOD if name.endswith("_1") and name != "label_1"}
+    table = pa.Table.from_pylist([{**GOOD, **second, **row} for row in rows], schema=SCHEMA)
+    table = table.append_column("kind", pa.array(["unpaired"] * len(rows)))
+    frame = rule_columns(table, ValidationSection(), HeldoutPrompts(digest="0" * 64, normal=frozenset()))
+    return {name: frame[name].tolist() for name in frame.columns}
+
+
+DISLIKED: dict[str, Any] = {"preference": 0.0, "label_0": 0.0, "label_1": 1.0}
+
+
+def test_a_single_image_is_judged_by_this_image() -> None:
+    found = single({}, {"problem_0": "damaged", "sha256_0": "2"}, {"format_0": "GIF", "sha256_0": "3"})
+    assert found["images_decodable"] == [True, False, True]
+    assert found["image_format"] == ["PNG", "PNG", "GIF"]
+    assert found["largest_image_bytes"] == [10, 10, 10]
+    assert found["shortest_image_side"] == [40, 40, 40]
+    assert found["labels"] == [1.0, 1.0, 1.0]
+
+
+def test_an_image_liked_and_disliked_by_one_person_is_a_contradiction() -> None:
+    other = {"annotator_id": "y"}
+    found = single({}, DISLIKED, {**DISLIKED, **other}, {**DISLIKED, "sha256_0": "9"}, {"prompt": "A PROMPT", **other})
+    assert found["labels_contradicted"] == [True, True, True, False, True]
+    assert found["copies_before"] == [0, 1, 0, 0, 1]
+
+
+def test_people_who_contradict_most_others_about_single_images_are_found() -> None:
+    rows = [{"sha256_0": str(n), "annotator_id": who} for n in range(20) for who in ("a", "b")]
+    rows += [{**DISLIKED, "sha256_0": str(n), "annotator_id": "c"} for n in range(20)]
+    found = single(*rows)["annotator_disagreement"]
+    assert found[40:] == [1.0] * 20
+    assert set(found[:40]) == {0.0}, "of one other person for and one against there is no majority"

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.intake.rules import PAIR_RULES, pair_rules
+from pipelines.intake.rules import PAIR_RULES, pair_rules, unpaired_rules
 from pipelines.intake.validation import _reasons
 from pipelines.project.sections import ValidationSection
 
@@ -34,3 +34,20 @@ def test_names_are_those_of_the_functions_and_severities_agree() -> None:
     added = {"annotator_dominates", "annotator_prefers_a_side"}
     assert {rule.name for rule in lenient if rule.severity == "warning"} == warnings | added
     assert _reasons([]) == {}
+
+
+def test_rules_of_one_image_compare_no_two_and_speak_of_one() -> None:
+    pairs = {rule.name: rule for rule in pair_rules(ValidationSection())}
+    found = unpaired_rules(ValidationSection())
+    of_two = {"identical_images", "position_bias", "annotator_one_sided", "annotator_prefers_a_side"}
+    assert [rule.name for rule in found] == [name for name in pairs if name not in of_two]
+    texts = {rule.name: rule.expectation.description for rule in found}
+    of_pairs = {"Both", "Neither", "images", "images,", "larger", "pair", "pairs"}
+    for text in texts.values():
+        assert not of_pairs & {*text.replace("from 20 images on", "").split()}
+    assert texts["labels_legal"] == "The label is 1 or 0 (-1 is anything else)."
+    assert texts["contradictory_labels"] == "No row of the same image, prompt and annotator has the other label."
+    assert texts["image_bytes"].startswith("Encoded bytes of the image: at most ")
+    for rule in found:
+        changed = {"description": pairs[rule.name].expectation.description}
+        assert rule.expectation.copy(update=changed) == pairs[rule.name].expectation, "only the text differs"

@@ -33,3 +33,12 @@ def test_the_first_comparison_of_a_spelling_counts_and_undated_prompts_come_last
     undated = written(tmp_path / "c", {f"{NINE} b": None, f"{NINE} a": None})
     assert split_groups([undated]) == {f"{NINE} b": f"{NINE} a"}
     assert split_groups([]) == {}
+
+
+def test_prompts_of_other_files_join_groups_and_name_none_that_has_a_prompt_of_the_first(tmp_path: Path) -> None:
+    a = written(tmp_path / "a", {f"{NINE} ten": 5, "a cat": None})
+    older = written(tmp_path / "b", {f"{NINE} old": 1, f"{NINE} ten": 1, "a cat!": 2, "a dog": 1})
+    assert split_groups([a], [older]) == {f"{NINE} old": f"{NINE} ten"}
+    assert split_groups([a]) == split_groups([a], []) == {}
+    alone = written(tmp_path / "c", {f"{NINE} b": 2, f"{NINE} a": 1})
+    assert split_groups([], [alone]) == {f"{NINE} b": f"{NINE} a"}

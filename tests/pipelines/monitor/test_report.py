@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contracts.monitor import MonitorFinding, MonitorReport
@@ -16,7 +17,9 @@ from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.monitor import drift
 from pipelines.monitor import report as monitor_report
+from pipelines.project.columns import ColumnsSection
 from pipelines.project.file import Project
+from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.tracking import registry
 from pipelines.workspace import Workspace
@@ -263,3 +266,26 @@ def test_there_is_something_to_monitor_once_pairs_or_a_champion_are_there(world:
     assert monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings)), (
         "a champion, and the store lost"
     )
+
+
+def test_single_images_are_no_pairs_and_votes_may_be_on_some(
+    tiny_project: Project, settings: Settings, tiny_pairs: Any, tiny_row: Any, tiny_image: Any
+) -> None:
+    tiny_pairs([tiny_row(number) for number in range(3)])
+    folder = tiny_project.path.parent
+    (folder / "votes").mkdir()
+    (folder / "likes").mkdir()
+    vote = {"prompt": "x", "left": tiny_image(1), "right": tiny_image(2), "share": 0.25}
+    pq.write_table(pa.Table.from_pylist([vote]), folder / "votes/a.parquet")
+    like = {"prompt": "y", "image": tiny_image(3), "liked": True}
+    pq.write_table(pa.Table.from_pylist([like]), folder / "likes/a.parquet")
+    columns = ColumnsSection(image_0="left", image_1="right", preference="share")
+    sources = [
+        SourceSection(name="votes", kind="table", uri=str(folder / "votes"), licence="x", columns=columns),
+        SourceSection(name="likes", kind="likes", uri=str(folder / "likes"), licence="x"),
+    ]
+    project = tiny_project.model_copy(update={"sources": (*tiny_project.sources, *sources)})
+    take_in(project, settings)
+    fresh = monitor_report._read_incoming(Workspace(project, settings), None).fresh
+    assert fresh is not None
+    assert sorted(fresh["source"].to_pylist()) == ["tiny_pairs"] * 3 + ["votes"]

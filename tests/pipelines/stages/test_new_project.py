@@ -134,3 +134,10 @@ def test_prompts_are_counted(settings: Settings, pairs: Path, tmp_path: Path) ->
     base = make_base(tmp_path / "base", SD)
     project = write(settings, base, pairs, prompts=str(ROOT / "examples/shapes/prompts.tsv"))
     assert project.gate.minimum_prompts == 200
+
+
+def test_single_images_make_no_project(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "likes").mkdir()
+    (tmp_path / "likes/votes.csv").write_text("prompt,image,liked\nx,a.png,1\n")
+    with pytest.raises(ValueError, match="likes holds likes and dislikes of single images, and training needs pairs"):
+        write(settings, make_base(tmp_path / "base", SD), tmp_path / "likes")

@@ -82,4 +82,7 @@ def _advice(columns: Sequence[str]) -> str:
     kinds = fitting_kinds(columns)
     if kinds:
         return f"Kinds that fit: {', '.join(kinds)}."
-    return "No kind has these columns; `table` reads them if [sources.columns] says which is which."
+    return (
+        "No kind has these columns; `table` reads them if [sources.columns] says which is which, `likes` if a row has"
+        " one image."
+    )

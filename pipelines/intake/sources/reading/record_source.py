@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
-from pipelines.intake.sources.columns import VOTES_SCHEMA
+from pipelines.intake.sources.columns import UNPAIRED, UNPAIRED_SCHEMA, VOTES_SCHEMA
 from pipelines.intake.sources.interface import OpenShard
 from pipelines.intake.sources.reading.image_files import ImageFiles
 from pipelines.intake.sources.reading.layouts import layout_error, missing_column
@@ -27,7 +27,9 @@ INSPECTED_SHARDS = 4
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison as a record states it. Values of a wrong type become nulls, so that the data rules see them."""
+    """One comparison, or one judged image, as a record states it. Values of a wrong type become nulls, so that the data
+    rules see them.
+    """
 
     prompt: Any
     image_0: Any
@@ -48,6 +50,8 @@ class RecordSource(abc.ABC):
     what: ClassVar[str]
     """The layout in an error, with its article."""
     suffixes: ClassVar[tuple[str, ...]] = TABLES
+    schema: ClassVar[pa.Schema] = VOTES_SCHEMA
+    """Columns of the rows: VOTES_SCHEMA, or UNPAIRED_SCHEMA for single images."""
 
     @abc.abstractmethod
     def layouts(self, source: SourceSection) -> tuple[tuple[str, ...], ...]:
@@ -81,15 +85,18 @@ class RecordSource(abc.ABC):
             self._check(columns, uri, source)
             counts.append(num_rows)
         return SourceFacts(
-            num_shards=len(uris), num_rows=round(sum(counts) / len(counts) * len(uris)), is_estimate=step > 1
+            num_shards=len(uris),
+            num_rows=round(sum(counts) / len(counts) * len(uris)),
+            is_estimate=step > 1,
+            is_unpaired=self.schema is UNPAIRED_SCHEMA,
         )
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the pairs of one file in VOTES_SCHEMA, at most `rows` at a time."""
+        """Yield the pairs of one file in `schema`, at most `rows` at a time."""
         path, images = shard.local_path(), image_files(shard)
         self._check(record_columns(path, shard.name), shard.name, shard.source)
         pairs = self.pairs_of_file(read_records(path, shard.name, rows), shard.source)
-        yield from pair_batches(pairs, images, rows)
+        yield from pair_batches(pairs, images, rows, self.schema)
         images.report(shard.name)
 
     def _check(self, columns: list[str], name: str, source: SourceSection) -> None:
@@ -101,16 +108,18 @@ class RecordSource(abc.ABC):
         raise layout_error(name, self.what, problems, columns)
 
 
-def pair_batches(pairs: Iterable[tuple[int, Pair]], images: ImageFiles, rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield (row, pair) as batches in VOTES_SCHEMA, at most `rows` at a time."""
+def pair_batches(
+    pairs: Iterable[tuple[int, Pair]], images: ImageFiles, rows: int, schema: pa.Schema = VOTES_SCHEMA
+) -> Iterator[pa.RecordBatch]:
+    """Yield (row, pair) as batches in `schema`, at most `rows` at a time."""
     waiting: list[dict[str, Any]] = []
     for row, pair in pairs:
         waiting.append({**_row(pair, images), "source_row": row})
         if len(waiting) == rows:
-            yield pa.RecordBatch.from_pylist(waiting, schema=VOTES_SCHEMA)
+            yield pa.RecordBatch.from_pylist(waiting, schema=schema)
             waiting = []
     if waiting:
-        yield pa.RecordBatch.from_pylist(waiting, schema=VOTES_SCHEMA)
+        yield pa.RecordBatch.from_pylist(waiting, schema=schema)
 
 
 def image_files(shard: OpenShard) -> ImageFiles:
@@ -141,6 +150,7 @@ def _row(pair: Pair, images: ImageFiles) -> dict[str, Any]:
         "generator_1": _text(pair.generators[1]),
         "num_votes": pair.vote.num_votes if pair.vote else None,
         "weight": pair.weight,
+        "kind": UNPAIRED,  # of the schemas, only that of single images has this column
     }
 
 

@@ -18,6 +18,8 @@ class Vote(NamedTuple):
 
 
 ILLEGAL = Vote(math.nan, None)
+_LIKED = frozenset({"1", "true", "yes", "like", "liked", "up"})
+_DISLIKED = frozenset({"0", "false", "no", "dislike", "disliked", "down"})
 
 
 class RankedPair(NamedTuple):
@@ -56,6 +58,17 @@ def chosen(value: Any, first: str, second: str, tie: Sequence[str]) -> Vote | No
     name = _name(value)
     shares = {_name(first): 1.0, _name(second): 0.0} | {_name(own): 0.5 for own in tie}
     return Vote(shares[name]) if name in shares else ILLEGAL
+
+
+def liked(value: Any) -> Vote | None:
+    """Return the label of one image: 1 for true, 1 or a word such as `like`, 0 for the opposite.
+
+    None where it is empty, illegal for anything else.
+    """
+    if value is None or value == "":
+        return None
+    name = _name(value)
+    return Vote(1.0) if name in _LIKED else Vote(0.0) if name in _DISLIKED else ILLEGAL
 
 
 def ranked_pairs(ranks: Sequence[Any], voters: Sequence[Sequence[Any]] = ()) -> Iterator[RankedPair]:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from pipelines.intake.report import figures as module
-from pipelines.intake.report.figures import FIRST, OTHERS, SECOND, TIE, UNKNOWN, count_rows, figures, votes
+from pipelines.intake.report.figures import (
+    FIRST,
+    OTHERS,
+    SECOND,
+    TIE,
+    UNKNOWN,
+    count_rows,
+    count_unpaired,
+    figures,
+    votes,
+)
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -45,7 +55,7 @@ def test_pairs_and_images_are_counted_by_category_and_split() -> None:
     assert counts["size"] == {"64 x 64": {"train": 3, "test": 2}, "128 x 64": {"train": 1}}
     assert counts["aspect"] == {"square": {"train": 3, "test": 2}, "4:3 to 2:1": {"train": 1}}
     assert counts["prompt length"] == {"up to 25": {"train": 1}, "26 to 75": {"test": 1}, "over 300": {"train": 1}}
-    assert list(counts) == list(module.UNITS)
+    assert list(counts) == [name for name in module.UNITS if name != "unpaired"], "of which there are none"
 
 
 def test_every_category_of_an_ordered_property_is_in_its_order() -> None:
@@ -106,3 +116,14 @@ def test_parts_add_up_to_the_whole() -> None:
 def test_a_snapshot_without_people_has_no_agreement() -> None:
     found = of([row(annotator_id="")])
     assert (found.num_annotators, found.annotators, found.agreement.agreement) == (0, (), None)
+
+
+def test_single_images_are_counted_apart_from_the_pairs() -> None:
+    single = [row(preference=1.0), row(preference=0.0, split="test"), row(preference=1.0, source="other")]
+    found = figures(count_rows([row()]) + count_unpaired(single), votes([row()]), num_pairs=1)
+    assert (found.num_pairs, found.num_unpaired) == (1, 3)
+    assert found.counts["unpaired"] == {
+        **{"other: liked": {"train": 1}, "panel: disliked": {"test": 1}, "panel: liked": {"train": 1}}
+    }
+    assert found.counts["split"] == {"train": {"train": 1}}
+    assert list(found.counts) == list(module.UNITS)

@@ -8,7 +8,7 @@ import pytest
 
 from alignment.catalogues.lookup import resolve
 from pipelines.intake.sources.catalogue import find_source
-from pipelines.intake.sources.columns import SOURCE_SCHEMA, VOTES_SCHEMA
+from pipelines.intake.sources.columns import SOURCE_SCHEMA, UNPAIRED_SCHEMA, VOTES_SCHEMA
 from pipelines.intake.sources.interface import OpenShard
 from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
@@ -31,7 +31,7 @@ def read(settings: Settings, tmp_path: Path) -> Read:
         for shard in reader.list_shards(source, store):
             opened = OpenShard(shard, shard.uri.rpartition("/")[2], source, store, tmp_path / "scratch")
             for batch in reader.read_shard(opened, rows):
-                assert batch.schema in (SOURCE_SCHEMA, VOTES_SCHEMA)
+                assert batch.schema in (SOURCE_SCHEMA, VOTES_SCHEMA, UNPAIRED_SCHEMA)
                 assert 0 < batch.num_rows <= rows
                 found += batch.to_pylist()
         facts = reader.inspect(source, store)

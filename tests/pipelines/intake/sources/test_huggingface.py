@@ -98,3 +98,17 @@ def test_unknown_columns_and_broken_files_are_named(read: Read, tmp_path: Path) 
     (tmp_path / "b/data/train-0.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(ValueError, match="cannot be read: "):
         read("huggingface", tmp_path / "b")
+
+
+def test_likes_by_their_columns_and_by_a_map(
+    read: Read, tiny_image: Callable[..., bytes], tmp_path: Path, settings: Settings
+) -> None:
+    write(tmp_path / "a", "train", [{"prompt": "x", "image": {"bytes": tiny_image(1), "path": "a"}, "liked": True}])
+    (one,) = read("huggingface", tmp_path / "a")
+    assert (one["kind"], one["image_0"], one["image_1"], one["preference"]) == ("unpaired", tiny_image(1), None, 1.0)
+    write(tmp_path / "b", "train", [{"text": "x", "picture": tiny_image(2), "thumb": "down"}])
+    columns = {"prompt": "text", "image": "picture", "liked": "thumb"}
+    (one,) = read("huggingface", tmp_path / "b", columns=columns)
+    assert (one["kind"], one["image_0"], one["preference"]) == ("unpaired", tiny_image(2), 0.0)
+    source = SourceSection(name="s", kind="huggingface", uri=str(tmp_path / "a"), licence="x")
+    assert HuggingfaceSource().inspect(source, open_store(settings.store_uri)).is_unpaired

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.contracts.evaluation import Sampler
-from pipelines.platform.checks import data
+from pipelines.platform.checks import data, hardware
 from pipelines.platform.checks.result import check
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import DrawSection, GreedySoupSection, SourceSection
@@ -135,6 +135,14 @@ def test_each_source_is_looked_at(project: Project, settings: Settings, tmp_path
     (tmp_path / "bad/x.parquet").unlink()
     with pytest.raises(ValueError, match=r"'gone': no \.parquet file .*'bad': no \.parquet file"):
         data._sources(Workspace(project.model_copy(update={"sources": (gone, source, bad)}), settings))
+
+
+def test_single_images_are_named(project: Project, settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "likes.csv").write_text("prompt,image,liked\nx,a.png,1\n")
+    likes = SourceSection(name="likes", kind="likes", uri=str(tmp_path / "likes.csv"), licence="CC0-1.0")
+    workspace = Workspace(project.model_copy(update={"sources": (*project.sources, likes)}), settings)
+    assert data._sources(workspace).endswith("; likes: 1 shards, 1 rows, likes and dislikes of single images")
+    assert [*hardware._training_rows(workspace)] == ["shapes_pairs"], "they need no features"
 
 
 def test_a_source_that_is_not_drawn_yet_is_no_fault(project: Project, settings: Settings) -> None:

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from pipelines.intake.sources.reading.votes import ILLEGAL, Vote, chosen, counted, moment, number, ranked_pairs, shared
+from pipelines.intake.sources.reading.votes import (
+    ILLEGAL,
+    Vote,
+    chosen,
+    counted,
+    liked,
+    moment,
+    number,
+    ranked_pairs,
+    shared,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +74,12 @@ def test_numbers_and_times() -> None:
         assert moment(value) == expected
     extreme = datetime.datetime.max.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=-1)))
     assert [moment(value) for value in ("soon", None, -1, 1e20, extreme, b"x")] == [None] * 6
+
+
+def test_likes_are_true_or_one_or_a_word() -> None:
+    likes = [True, 1, 1.0, "1", "true", "Yes", "LIKE", "liked ", "up"]
+    assert {liked(value) for value in likes} == {Vote(1.0)}
+    dislikes = [False, 0, 0.0, "0", "False", "no", "dislike", "Disliked", "down"]
+    assert {liked(value) for value in dislikes} == {Vote(0.0)}
+    assert [liked(value) for value in (None, "")] == [None, None]
+    assert {id(liked(value)) for value in (2, -1, 0.5, math.nan, "maybe", [1], {"a": 1}, b"1")} == {id(ILLEGAL)}
