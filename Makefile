@@ -92,8 +92,8 @@ golden: setup
 # are met within wider noise. A benchmark that ends with an error or a missed bar does not keep the next from running.
 BENCH_LIMIT := timeout -k 10
 bench: setup
-	-@$(BENCH_LIMIT) 240 python benchmarks/train_step.py 2
-	-@$(BENCH_LIMIT) 170 python benchmarks/imports.py 1
+	-@$(BENCH_LIMIT) 250 python benchmarks/train_step.py 1
+	-@$(BENCH_LIMIT) 160 python benchmarks/imports.py 1
 	-@$(BENCH_LIMIT) 200 python benchmarks/objective_memory.py
 	-@$(BENCH_LIMIT) 90 python benchmarks/gate_presets.py 100
 	-@$(BENCH_LIMIT) 190 python benchmarks/gate_operating_curve.py 100

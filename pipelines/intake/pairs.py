@@ -22,7 +22,7 @@ ROWS_TOGETHER = 1024
 BYTES_TOGETHER = 8 * 2**20
 """Bytes of rows, images included, from which no further rows are joined to a group."""
 
-IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
+IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected", "image")
 FACT_FIELDS = {
     "sha256": pa.string(),
     "num_bytes": pa.int64(),

@@ -5,7 +5,7 @@ A snapshot has the table only where it has such rows, so that the digests of oth
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, Split
 from pipelines.intake.checked_files import fetch_checked
-from pipelines.intake.pairs import ROWS_AT_ONCE, PairWriter, is_unpaired, read_batches
+from pipelines.intake.pairs import PairWriter, is_unpaired, read_batches
 from pipelines.intake.sources.columns import UNPAIRED
 from pipelines.store.storage import Store
 
@@ -59,9 +59,9 @@ def write_unpaired(
         return None
     found = (_row(row, split_of(row["prompt"])) for row in chain([first], rows))
     with PairWriter(out / UNPAIRED_FILE, schema) as writer:
-        while some := list(islice(found, ROWS_AT_ONCE)):
-            counts.update(row["split"] for row in some)
-            writer.write(pa.Table.from_pylist(some, schema=schema))
+        for row in found:
+            counts[row["split"]] += 1
+            writer.add(row)
     return {split: counts[split] for split in SPLITS}
 
 
