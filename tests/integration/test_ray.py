@@ -27,13 +27,14 @@ from pipelines.stages import pairs
 from pipelines.stages.jobs import job_request
 from pipelines.store.storage import open_store
 
-pytestmark = [pytest.mark.loop, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.loop, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 PROJECT = str(ROOT / "projects" / "shapes.toml")
 COUNTING = (sys.executable, str(ROOT / "tests" / "pipelines" / "dispatch" / "engines" / "counting_worker.py"))
 NOT_COMPARED = {"pairs_per_second", "resident_memory_gib", "implicit_accuracy"}
 STEPS = 60
+LONG = 240
 Curve = dict[int, dict[str, float]]
 
 
@@ -78,7 +79,7 @@ def log_of(engine: RayEngine, handle: JobHandle) -> list[str]:
 
 
 def wait_for(engine: RayEngine, handle: JobHandle, ready: Callable[[JobStatus], Any], what: str) -> JobStatus:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while not ready(status := engine.status(handle)):
         lines = "\n".join(log_of(engine, handle)[-60:])
         assert status.state not in TERMINAL_STATES, f"{status} while waiting for {what}\n{lines}"
@@ -146,10 +147,11 @@ def test_one_and_two_workers_give_one_curve_with_copies_and_with_shards(
 def test_a_preempted_node_costs_no_step_and_the_job_grows_again(
     world: World, rounding: Callable[[int, float], float]
 ) -> None:
-    undisturbed = world.training(3)
+    # Many steps, so that the new node joins before the end on fast machines too.
+    undisturbed = world.training(3, steps=LONG)
     run_to_end(undisturbed, world.settings, engine=world.engine())
     engine = world.engine(resize_seconds=10)
-    request = world.training(4, num_processes=2, min_processes=1)
+    request = world.training(4, steps=LONG, num_processes=2, min_processes=1)
     handle = engine.submit(request)
     wait_for(engine, handle, lambda status: status.progress_done >= 3, "step 3 on two nodes")
     world.nodes.drain("c", seconds=15)
