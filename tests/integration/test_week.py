@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import Person, log_in, open_browser
+from browser import PAGE_MILLISECONDS, Person, log_in, open_browser
 from embedded_world import (
     MARKS,
     Airflow,
@@ -22,6 +22,7 @@ from embedded_world import (
     shapes_project,
     wait_for,
 )
+from mlflow import MlflowClient
 from playwright.sync_api import Browser, expect
 from sinks import webhook
 
@@ -102,8 +103,8 @@ def test_monday_the_clock_starts_a_training(week: Week) -> None:
     week.api.unpause("shapes.train")
 
     def scheduled() -> str | None:
-        runs = [run for run in week.api.runs("shapes.train") if run["run_type"] == "scheduled"]
-        return str(runs[0]["dag_run_id"]) if runs else None
+        found = [run for run in week.api.runs("shapes.train") if run["run_type"] == "scheduled"]
+        return str(found[0]["dag_run_id"]) if found else None
 
     run_id = str(wait_for("scheduled training", scheduled))
     week.api.succeed("shapes.train", run_id)
@@ -116,9 +117,13 @@ def test_monday_the_clock_starts_a_training(week: Week) -> None:
     with week.ada.page.expect_popup() as opened:
         week.ada.page.get_by_role("link", name="MLflow run").click()
     in_mlflow = replace(week.ada, page=opened.value)
+    in_mlflow.page.set_default_timeout(PAGE_MILLISECONDS)
     in_mlflow.sees("diffusion_dpo_shapes, beta")
     in_mlflow.sees(", v1")
     in_mlflow.keep("week_training")
+    experiment, training = in_mlflow.page.url.partition("?")[0].split("/runs/")
+    parent = MlflowClient(load_settings().tracking_uri).get_run(training).data.tags["mlflow.parentRunId"]
+    in_mlflow.open(f"{experiment}/runs/{parent}{pages.TRAINING_VIEW}")
     in_mlflow.page.get_by_role("button", name="pairs").first.click()
     with in_mlflow.page.expect_popup() as opened:
         in_mlflow.page.get_by_role("link", name="/artifacts/").click()
