@@ -63,11 +63,10 @@ def test_recipes_without_the_new_fields_keep_their_json() -> None:
     assert not {"frozen_weights"} & plain.keys()
 
 
-def test_stored_weights_cannot_be_divided() -> None:
-    recipe = Recipe.model_validate(RECIPE | {"frozen_weights": "bf16", "precision": "bf16"})
-    check_sharding(recipe, Placement())
-    with pytest.raises(ValueError, match="frozen_weights = 'bf16' cannot be divided"):
-        check_sharding(recipe, Placement(sharding="fsdp2"))
+@pytest.mark.parametrize("storage", ["bf16", "int8", "nf4"])
+def test_stored_weights_can_be_divided(storage: str) -> None:
+    recipe = Recipe.model_validate(RECIPE | {"frozen_weights": storage, "precision": "bf16"})
+    check_sharding(recipe, Placement(sharding="fsdp2", num_processes=2))
 
 
 def test_noise_grows_with_beta_and_falls_with_the_root_of_the_latents_size() -> None:
