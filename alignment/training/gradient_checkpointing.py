@@ -42,13 +42,16 @@ class CheckpointedBlocks:
         self._denoiser = cast(Any, denoiser)
         self._every = every
         self.blocks = _innermost(denoiser)
+        self.checkpointed_every = 0
+        """Set by the last policy: every n-th block is computed again; 0 for none."""
 
     def apply(self, policy: BlockPolicy) -> None:
         """Set the policy of the next passes, in place."""
+        every = {"none": 0, "every_n": self._every, "all": 1}[policy]
+        self.checkpointed_every = every
         if policy == "none":
             self._denoiser.disable_gradient_checkpointing()
             return
-        every = 1 if policy == "all" else self._every
         keeping = {block for number, block in enumerate(self.blocks) if number % every}
 
         def run(block: nn.Module, *inputs: Any) -> Any:
