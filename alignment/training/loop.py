@@ -378,7 +378,7 @@ class TrainingRun:
             spec_digest=self.spec.digest,
             step=self.done,
             next_position=self.done * self.recipe.global_batch,
-            learning_rate=self.optimiser.param_groups[0]["lr"],
+            learning_rate=float(self.optimiser.param_groups[0]["lr"]),
             guard_losses=tuple(self.watch.losses),
             guard_spikes=self.watch.spikes,
             chosen_worse_steps=self.chosen.steps,
