@@ -43,6 +43,29 @@ class Adafactor(OptimiserParams):
     """Exponent of the second moments' decay factor, 1 - step ** decay_rate."""
 
 
+class AdamW8bit(OptimiserParams):
+    """AdamW whose two moments take a byte each (Dettmers et al. 2021, arXiv:2110.02861), by torchao.
+
+    Blocks of 256 moments share a scale. Weights of fewer than 4096 values, or of a number that 256 does not divide,
+    keep moments in float32, such as norms, biases and small adapters. It needs the extra `adamw8bit`.
+    """
+
+    kind: Literal["adamw8bit"] = "adamw8bit"
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+
+
+BLOCK_8BIT = 256
+"""Moments that share a scale."""
+LEAST_8BIT = 4096
+"""Values of a weight from which its moments take a byte."""
+
+
+def has_8bit_moments(num_values: int) -> bool:
+    """Return True if AdamW8bit stores the moments of a weight of so many values in a byte each."""
+    return num_values >= LEAST_8BIT and num_values % BLOCK_8BIT == 0
+
+
 def kind(optimiser: Any) -> str:
     """Return the union's tag. Plain data without one is AdamW."""
     named = optimiser.get("kind", "adamw") if isinstance(optimiser, dict) else getattr(optimiser, "kind", "")
@@ -50,7 +73,7 @@ def kind(optimiser: Any) -> str:
 
 
 Optimiser = Annotated[
-    Annotated[AdamW, Tag("adamw")] | Annotated[Adafactor, Tag("adafactor")],
+    Annotated[AdamW, Tag("adamw")] | Annotated[Adafactor, Tag("adafactor")] | Annotated[AdamW8bit, Tag("adamw8bit")],
     Discriminator(kind),
 ]
 

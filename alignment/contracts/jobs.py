@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from alignment.contracts.names import RelativeName
 from alignment.contracts.values import NotNegative, PositiveInt, Record, ValueObject
@@ -51,8 +51,12 @@ class Placement(Record):
     """Maximum pairs (training) or images (sampling) that one process holds at once; accumulation covers the rest."""
     auto: bool = False
     """Training: `true` measures for a few seconds which `micro_batch` is fastest within the free memory, instead of the
-    number above. After an out-of-memory error training continues from its last checkpoint with half. The global batch
-    stays. It needs `sharding = "none"` and an offline objective."""
+    number above. After an out-of-memory error training continues from its last checkpoint with half; at one pair with
+    more gradient checkpointing, if that is `auto` as well. The global batch stays. It needs `sharding = "none"` and an
+    offline objective."""
+    deadline_hours: Annotated[float, Field(gt=0)] | None = None
+    """Training, with `auto`: hours that all steps may take. If the fastest measured setting needs more, the job fails
+    before its first step. Images and checkpoints are not counted."""
     checkpoint_every_steps: PositiveInt = 100
     """Optimiser steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
@@ -76,6 +80,10 @@ class Placement(Record):
         if self.compile_blocks and self.sharding != "none":
             raise ValueError(
                 f"compile_blocks = true needs sharding = 'none', not {self.sharding!r}. Remove one of the two."
+            )
+        if self.deadline_hours is not None and not self.auto:
+            raise ValueError(
+                "deadline_hours needs auto = true, whose measurement it is compared with. Set auto = true or remove it."
             )
         if self.engine == "local" and (self.min_processes is not None or self.gpus_per_process):
             given = "min_processes" if self.min_processes is not None else "gpus_per_process"
@@ -107,6 +115,25 @@ class PlacementChoice(Record):
     trials: tuple[PlacementTrial, ...]
     steps_down: int = 0
     """Number of times that training ran out of memory and the micro-batch was halved."""
+
+
+class TrainingPace(Record):
+    """pace.json: measured pace and memory of an offline training, by the attempt that finished it."""
+
+    device: str
+    """Name of the GPU by its driver, the same for all processes; `cpu` without a GPU."""
+    num_processes: PositiveInt
+    micro_batch: PositiveInt
+    """Most pairs that a process held at once."""
+    checkpointed_every: Annotated[int, Field(ge=0)]
+    """Gradient checkpointing of every n-th block; 0: of none."""
+    steps: PositiveInt
+    """Number of measured steps."""
+    pairs_per_second: Annotated[float, Field(gt=0)]
+    """Pairs of one process, by the median step."""
+    peak_gib: NotNegative
+    """Most memory that a process reserved on its GPU up to the last step, sample grids included; 0 without a GPU."""
+    finished_at: AwareDatetime
 
 
 class DevicePrices(Record):
@@ -172,6 +199,7 @@ SAMPLES_INDEX_FILE = "samples/index.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
 PLACEMENT_CHOICE_FILE = "placement_choice.json"
+PACE_FILE = "pace.json"
 LABEL_REPORT_FILE = "label_report.json"
 SCORES_FILE = "scores.parquet"
 """Scores of an evaluation: a row for each model, prompt, seed and scorer."""

@@ -94,14 +94,11 @@ def check_sharding(recipe: Recipe, placement: Placement) -> None:
         problem = f"objective {recipe.objective.name!r} draws images in each process at its own pace"
     elif recipe.optimiser.kind != "adamw":
         problem = f"optimiser {recipe.optimiser.kind!r} needs each weight whole"
-    elif recipe.frozen_weights != "fp32":
-        problem = f"frozen_weights = {recipe.frozen_weights!r} cannot be divided among processes"
     else:
         return
     raise ValueError(
         f"Recipe {recipe.name!r} cannot be trained with sharding = {placement.sharding!r}: its {problem}. Set"
-        ' sharding = "none" in [placement.train], or use an offline objective with the optimiser adamw and'
-        " frozen_weights fp32."
+        ' sharding = "none" in [placement.train], or use an offline objective with the optimiser adamw.'
     )
 
 

@@ -192,7 +192,7 @@ def keep_choice(out: Path, choice: PlacementChoice) -> None:
 
 
 def train_adaptively(run: Callable[[], None], out: Path, *, alone: bool) -> None:
-    """Run a training to its end; after it runs out of memory continue from its checkpoint with half the micro-batch.
+    """Run a training to its end; out of memory, continue from its checkpoint with a choice that needs less.
 
     `run` builds and runs the training, so that nothing of a failed one stays in memory. With several processes (not
     `alone`) the others wait for the one that failed: the job stops instead, and its next attempt continues.
@@ -202,11 +202,11 @@ def train_adaptively(run: Callable[[], None], out: Path, *, alone: bool) -> None
             return run()
         except torch.OutOfMemoryError as error:
             choice, cause = read_choice(out), str(error)
-            if choice is None or choice.micro_batch == 1:
+            smaller = None if choice is None else stepped_down(choice)
+            if choice is None or smaller is None:
                 raise
-        smaller = halved(choice)
         keep_choice(out, smaller)
-        message = f"Out of memory with micro_batch {choice.micro_batch}; continuing with {smaller.micro_batch}."
+        message = f"Out of memory with {_described(choice)}; continuing with {_described(smaller)}."
         logger.warning("%s %s", message, cause)
         if not alone:
             raise JobStoppedError("preempted", f"{message} Run the job again to continue from its checkpoint.")
@@ -215,8 +215,46 @@ def train_adaptively(run: Callable[[], None], out: Path, *, alone: bool) -> None
             torch.cuda.empty_cache()
 
 
-def halved(choice: PlacementChoice) -> PlacementChoice:
-    """Return the choice with half the micro-batch, at least 1."""
-    return choice.model_copy(
-        update={"micro_batch": max(1, choice.micro_batch // 2), "steps_down": choice.steps_down + 1}
+def stepped_down(choice: PlacementChoice) -> PlacementChoice | None:
+    """Return the next choice that needs less memory, None if there is none: half the micro-batch, at one pair the next
+    branch of the trials.
+    """
+    count = {"steps_down": choice.steps_down + 1}
+    if choice.micro_batch > 1:
+        return choice.model_copy(update=count | {"micro_batch": choice.micro_batch // 2})
+    tried = list(dict.fromkeys(tuple(trial.settings.items()) for trial in choice.trials))
+    own = tuple(choice.settings.items())
+    lighter = tried[tried.index(own) + 1 :] if own in tried else []
+    return choice.model_copy(update=count | {"settings": dict(lighter[0])}) if lighter else None
+
+
+def _described(choice: PlacementChoice) -> str:
+    settings = {"micro_batch": choice.micro_batch, **choice.settings}
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+# --- the deadline -----------------------------------------------------------------------------------------------------
+
+
+def check_deadline(choice: PlacementChoice, hours: float | None, *, num_pairs: int, num_processes: int) -> None:
+    """Stop a run whose `num_pairs` take longer than `hours` at the measured pace of the choice.
+
+    The pace is that of the passes alone, so it is the least time. A run that has stepped down has done work already:
+    it goes on, with a warning. Raises JobStoppedError.
+    """
+    own = (choice.micro_batch, dict(choice.settings))
+    paces = [trial.pairs_per_second for trial in choice.trials if (trial.micro_batch, dict(trial.settings)) == own]
+    if hours is None or not paces:
+        return
+    pace = max(paces) * num_processes
+    needed = num_pairs / pace / 3600
+    if needed <= hours:
+        return
+    message = (
+        f"Training needs at least {needed:.3g} hours, and placement.train.deadline_hours = {hours:g}:"
+        f" {num_pairs:,} pairs at {pace:.3g} pairs/s, measured with {_described(choice)}, the fastest that fits."
+        " Raise deadline_hours, use more or faster GPUs, or lower steps or global_batch in the recipe."
     )
+    if choice.steps_down == 0:
+        raise JobStoppedError("bad_input", message)
+    logger.warning("%s Training continues.", message)

@@ -27,6 +27,7 @@ from alignment.contracts.values import Record
 from alignment.files.durable import file_sha256, publish_folder, write_json
 from alignment.files.paths import resolve_below
 from alignment.files.tensors import write_tensors
+from alignment.training.adamw8bit import moments_of, plain_tensors
 from alignment.training.sharding import own_part, whole
 
 logger = logging.getLogger(__name__)
@@ -153,9 +154,9 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> N
     with torch.no_grad():
         for name, weight in trainable(model):
             weight.copy_(own_part(weights[name], weight))
-            optimiser.state[weight] = {
-                key: _in_place(key, tensor, weight) for key, tensor in moments.get(name, {}).items()
-            }
+            found = moments.get(name, {})
+            plain = {key: _in_place(key, tensor, weight) for key, tensor in found.items() if "." not in key}
+            optimiser.state[weight] = {**plain, **moments_of(found, weight)}
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -165,9 +166,10 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{key}:{name}": value if isinstance(value, Tensor) else torch.as_tensor(value)
+        f"{part}:{name}": tensor
         for name, weight in trainable(model)
         for key, value in optimiser.state[weight].items()
+        for part, tensor in plain_tensors(key, value).items()
     }
 
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from alignment.catalogues.optimisers import BLOCK_8BIT, has_8bit_moments
 from alignment.contracts.jobs import BlockPolicy
 from alignment.training.adaptive import Branch
 
@@ -42,13 +43,16 @@ class CheckpointedBlocks:
         self._denoiser = cast(Any, denoiser)
         self._every = every
         self.blocks = _innermost(denoiser)
+        self.checkpointed_every = 0
+        """Set by the last policy: every n-th block is computed again; 0 for none."""
 
     def apply(self, policy: BlockPolicy) -> None:
         """Set the policy of the next passes, in place."""
+        every = {"none": 0, "every_n": self._every, "all": 1}[policy]
+        self.checkpointed_every = every
         if policy == "none":
             self._denoiser.disable_gradient_checkpointing()
             return
-        every = 1 if policy == "all" else self._every
         keeping = {block for number, block in enumerate(self.blocks) if number % every}
 
         def run(block: nn.Module, *inputs: Any) -> Any:
@@ -171,8 +175,15 @@ def largest_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[fl
 def moments_to_come(weights: list[nn.Parameter], kind: str, optimiser: torch.optim.Optimizer) -> int:
     """Return the bytes that an optimiser of this kind will allocate in its first step; 0 after it.
 
-    Adam keeps two moments of each weight. Adafactor's factors are too small to count.
+    Adam keeps two moments of each weight, in 8 bits one byte and a share of a scale each. Adafactor's factors are too
+    small to count.
     """
     if kind == "adafactor" or any(optimiser.state.values()):
         return 0
-    return 2 * sum(weight.numel() * weight.element_size() for weight in weights)
+    small = kind == "adamw8bit"
+    return sum(
+        2 * weight.numel() + 8 * weight.numel() // BLOCK_8BIT
+        if small and has_8bit_moments(weight.numel())
+        else 2 * weight.numel() * weight.element_size()
+        for weight in weights
+    )

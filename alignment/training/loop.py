@@ -9,7 +9,6 @@ step, which are the mean over the global batch however it is split. Steps are co
 
 import logging
 import shutil
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR,
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
-from alignment.training.adaptive import PLAIN, Probe, chosen_placement
+from alignment.training.adaptive import PLAIN, Probe, check_deadline, chosen_placement
 from alignment.training.background_saves import BackgroundSaves
 from alignment.training.checkpoint import (
     CheckpointFolder,
@@ -50,10 +49,11 @@ from alignment.training.health.run_health import RunHealth
 from alignment.training.memory_meter import Meter, meter_of
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.pace import PaceMeter, keep_pace
 from alignment.training.peak_memory import peak_memory
 from alignment.training.policy import gather_into, load_policy
 from alignment.training.precision import LossScale, set_float32_products
-from alignment.training.prediction_norm import norm_metrics
+from alignment.training.prediction_norm import spare_norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.sharding import copies_settings, shard, whole
@@ -130,6 +130,7 @@ class TrainingRun:
         )
         self.update = inputs.make_update(self.bench)
         self.meter = inputs.meter
+        self.pace = PaceMeter(self.accelerator)
         self.micro_batch: int | None = None
 
     # --- before and after the steps ---
@@ -177,7 +178,11 @@ class TrainingRun:
             branches=self.blocks.branches() if tries_blocks else (PLAIN,),
         )
         choice = chosen_placement(probe, self.out, keep=self.accelerator.is_main_process)
+        if self.memory is not None:
+            self.memory.reset()  # what larger trials took would stay reserved, and count as the run's peak
         self.accelerator.wait_for_everyone()
+        pairs, processes = self.recipe.steps * self.recipe.global_batch, int(self.accelerator.num_processes)
+        check_deadline(choice, self.placement.deadline_hours, num_pairs=pairs, num_processes=processes)
         return choice.micro_batch
 
     def run(self) -> None:
@@ -204,6 +209,7 @@ class TrainingRun:
                 progress.update(self.done, f"loss {metrics['loss']:.4f} {self._shown(metrics)}")
                 if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
+        self._keep_pace()
         self._write_weights()
         self.accelerator.wait_for_everyone()
 
@@ -248,9 +254,20 @@ class TrainingRun:
         """Set gradients to zero where they are parts of DDP's buckets, which stay allocated; else free them."""
         self.optimiser.zero_grad(set_to_none=not self.copies)
 
+    def _keep_pace(self) -> None:
+        """Write the pace of an offline training; that of an online one depends on reward and sampler."""
+        if self.recipe.objective.online:
+            return
+        size, every = self.micro_batch or self.placement.micro_batch, self.blocks.checkpointed_every
+        measured = self.pace.measured(self.recipe.global_batch, size, checkpointed_every=every)
+        if self.accelerator.is_main_process:
+            keep_pace(self.out, measured)
+
     def _write_weights(self) -> None:
-        policy = self._gathered() if self.sharded else self.denoiser
-        if not self.accelerator.is_main_process:
+        main, policy = self.accelerator.is_main_process, self.denoiser
+        if self.sharded:  # whole, in host memory; only the main process's gets the trained values
+            policy = gather_into(self._load_policy(device=torch.device("cpu")) if main else policy, policy, keep=main)
+        if not main:
             return
         check_weights(trainable(policy), self.done)
         draft = self.out / f".{WEIGHTS_DIR}.draft"
@@ -258,17 +275,11 @@ class TrainingRun:
         self.backbone.save_weights(policy, self.recipe.tuning, draft)
         publish_folder(draft, self.out / WEIGHTS_DIR)
 
-    def _gathered(self) -> nn.Module:
-        """Return the sharded policy whole, in host memory; only the main process's has the trained values."""
-        main = self.accelerator.is_main_process
-        policy = self._load_policy(device=torch.device("cpu")) if main else self.denoiser
-        return gather_into(policy, self.denoiser, keep=main)
-
     # --- one step ---
 
     def _step(self, stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Run one optimiser step; return its global metrics, and True when any process received a stop signal."""
-        started = time.perf_counter()
+        self.pace.start()
         self.saves.check()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self._gradients()
@@ -288,7 +299,7 @@ class TrainingRun:
             self._drop_gradients()
         self.done += 1
         metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
-        metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
+        metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / self.pace.stop()
         metrics |= peak_memory(self.device)
         if self.micro_batch is not None:
             metrics["micro_batch"] = self.micro_batch
@@ -320,21 +331,10 @@ class TrainingRun:
         return f"{name.removeprefix('implicit_')} {metrics[name]:.2f}"
 
     def _norms(self) -> dict[str, float]:
-        """Compare policy and base after the last step; the state of the random generators is restored.
-
-        A base that no longer fits beside the trained weights leaves the run without the figure, not without its result.
-        Sharded weights are compared on every process together, so there the error ends the run on all.
-        """
+        """Compare policy and base after the last step, on the main process; sharded weights on every process."""
         if not (self.accelerator.is_main_process or self.sharded):
             return {}
-        try:
-            with torch.random.fork_rng():
-                return norm_metrics(self.update.norms())
-        except torch.OutOfMemoryError as error:
-            if self.sharded:
-                raise
-            logger.warning("The norms of the predictions were not compared with the base's: %s", error)
-            return {}
+        return spare_norm_metrics(self.update.norms, jointly=self.sharded)
 
     def _record(self, metrics: dict[str, float], *, always: bool = False) -> None:
         """Write metrics and images, then begin the checkpoint: one that exists implies that all before it is on disk.
@@ -378,7 +378,7 @@ class TrainingRun:
             spec_digest=self.spec.digest,
             step=self.done,
             next_position=self.done * self.recipe.global_batch,
-            learning_rate=self.optimiser.param_groups[0]["lr"],
+            learning_rate=float(self.optimiser.param_groups[0]["lr"]),
             guard_losses=tuple(self.watch.losses),
             guard_spikes=self.watch.spikes,
             chosen_worse_steps=self.chosen.steps,

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from alignment.catalogues.optimisers import Adafactor, AdamW, OptimiserParams
+from alignment.catalogues.optimisers import Adafactor, AdamW, AdamW8bit, OptimiserParams
 from alignment.training.adafactor import AdafactorOptimiser
+from alignment.training.adamw8bit import build_adamw8bit
 
 
 def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:
@@ -21,7 +22,7 @@ def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float
 
 
 def build_optimiser(
-    weights: Iterable[nn.Parameter], params: AdamW | Adafactor, *, fused: bool = False
+    weights: Iterable[nn.Parameter], params: AdamW | Adafactor | AdamW8bit, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Build the optimiser that a recipe names; weight decay is decoupled and applies to every trained weight.
 
@@ -30,6 +31,8 @@ def build_optimiser(
     """
     if isinstance(params, Adafactor):
         return AdafactorOptimiser(weights, params)
+    if isinstance(params, AdamW8bit):
+        return build_adamw8bit(weights, params)
     return torch.optim.AdamW(
         weights,
         lr=params.learning_rate,
@@ -43,4 +46,7 @@ def build_optimiser(
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
     """Set the learning rate of the next update."""
     for group in optimiser.param_groups:
-        group["lr"] = value
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(value)  # torchao reads the rate from this tensor
+        else:
+            group["lr"] = value

@@ -5,8 +5,9 @@ Source: NormGuard, arXiv:2606.27771, which found it under NFT, AWM and DPO. It n
 B counts latents, C H W are a latent's channels, height and width.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from alignment.contracts.jobs import NORM_BINS, NORM_RATIO
 from alignment.training.batches import Visit
+
+logger = logging.getLogger(__name__)
 
 NUM_PAIRS = 32
 """Pairs whose latents the offline measurement uses."""
@@ -54,3 +57,19 @@ def norm_metrics(parts: Sequence[PredictionNorms]) -> dict[str, float]:
     bins = zip(policy_B.tensor_split(NORM_BINS), reference_B.tensor_split(NORM_BINS), strict=True)
     ratios = [float(own_B.mean() / base_B.mean()) for own_B, base_B in bins]
     return {f"{NORM_RATIO}{number}": ratio for number, ratio in enumerate(ratios) if all(map(math.isfinite, ratios))}
+
+
+def spare_norm_metrics(norms: Callable[[], Sequence[PredictionNorms]], *, jointly: bool) -> dict[str, float]:
+    """Measure the norms and return their metrics; the state of the random generators is restored.
+
+    A base that no longer fits beside the trained weights leaves the run without the figure, not without its result.
+    With `jointly` all processes measure together, so there the error ends the run on all.
+    """
+    try:
+        with torch.random.fork_rng():
+            return norm_metrics(norms())
+    except torch.OutOfMemoryError as error:
+        if jointly:
+            raise
+        logger.warning("The norms of the predictions were not compared with the base's: %s", error)
+        return {}

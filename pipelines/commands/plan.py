@@ -24,8 +24,10 @@ def plan(
     """Estimate memory, pace, hours and cost of each recipe before it runs.
 
     Memory is that of one process, in GiB: weights with the reference copy, gradients, optimiser states, activations
-    with the copies that autocast makes, and a reserve. `holds` is the largest micro-batch that fits. Pace, GPU-hours
-    and cost are estimates from the maker's rate of the card at 40 % utilisation, and the prices of the project.
+    with the copies that autocast makes, and a reserve. `holds` is the largest micro-batch that fits. The
+    pace is that of the newest finished training of the project with the same work, placement and card, and its row
+    names the job; else it is estimated from the maker's rate of the card at 40 % utilisation. GPU-hours and cost
+    follow from it.
 
     Nothing is fetched: for a base that is not on this host the published one of its family stands.
     """

@@ -52,9 +52,23 @@ def _plan_row(recipe: str, placement: dict[str, Any], card: dict[str, Any]) -> R
         "batch": f"{placement['micro_batch']}{'' if card['fits'] else ' (too large)'}",
         "holds": card["largest_micro_batch"],
         "pairs/s": card["pairs_per_second"],
+        "pace": _origin_of_pace(card),
         "GPU-hours": card["gpu_hours"],
         "cost": None if card["cost"] is None else f"{card['cost']:.0f} {card['currency']}",
     }
+
+
+def _origin_of_pace(card: dict[str, Any]) -> str:
+    """Return where the pace comes from, and if it misses the deadline. A measured one is that of the micro-batch and
+    the memory beside it.
+    """
+    if card["pairs_per_second"] is None:
+        return ""
+    late = "; later than deadline_hours" if card["late"] else ""
+    if (measured := card["measured"]) is None:
+        return f"estimated{late}"
+    memory = f"micro-batch {measured['micro_batch']}, {measured['peak_gib']:g} GiB"
+    return f"measured on {measured['gpu']}, {measured['on']}, job {measured['job_id']}: {memory}{late}"
 
 
 def _row(part: str, state: str, detail: str = "") -> Row:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 
-from alignment.contracts.jobs import Device, DevicePrices, FailureKind, Placement
+from alignment.contracts.jobs import Device, DevicePrices, FailureKind, Placement, TrainingPace
 from alignment.contracts.names import RelativeName, check_name
 from alignment.contracts.values import NotNegative, Record, Sha256, ValueObject
 
@@ -85,6 +85,8 @@ class JobRecord(ValueObject):
     attempts: Annotated[int, Field(ge=0)]
     seconds: NotNegative
     """Wall time of the job's processes in seconds, over all attempts. A killed attempt counts up to its last 10 s."""
+    pace: TrainingPace | None = Field(default=None, exclude_if=lambda pace: pace is None)
+    """Measured pace of a training; the JSON omits it if there is none."""
 
     @property
     def device_hours(self) -> float:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from alignment.contracts.jobs import Device
+from alignment.contracts.jobs import PACE_FILE, Device, TrainingPace
 from alignment.contracts.values import Record
 from pipelines.contracts.jobs import ComputeEntry, ComputeTotal, JobRecord, JobRequest
 from pipelines.dispatch.job_folder import JobFolder, read_model, write_atomically
@@ -60,9 +60,12 @@ def measured(folder: JobFolder, *, cpu: bool) -> Iterator[None]:
 
 
 def keep_record(folder: JobFolder, request: JobRequest, store: Store) -> None:
-    """Write request and cost to the store, where the gate's report finds them, and to the account of the project."""
+    """Write request, cost and pace to the store, where reports and plans find them; the cost also to the account of
+    the project.
+    """
     charge(folder, request, store)
-    save_record(store, cost_record(folder, request))
+    pace = read_model(folder.out_dir / PACE_FILE, TrainingPace)
+    save_record(store, cost_record(folder, request).model_copy(update={"pace": pace}))
 
 
 def cost_record(folder: JobFolder, request: JobRequest) -> JobRecord:

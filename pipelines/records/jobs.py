@@ -27,9 +27,9 @@ def find_record(store: Store, project: str, kind: JobKind, spec_digest: Sha256) 
     return read_record(store, latest) if latest else None
 
 
-def record_uris(store: Store, project: str = "") -> list[str]:
-    """List the URIs of every record of a project, or of all projects, of all kinds and generations."""
-    return store.list_uris(store.uri("jobs", project) if project else store.uri("jobs"))
+def record_uris(store: Store, project: str = "", kind: JobKind = "") -> list[str]:
+    """List the URIs of every record of a project, or of all projects, of one kind or all, of all generations."""
+    return store.list_uris(store.uri("jobs", *filter(None, (project, kind))))
 
 
 def read_record(store: Store, uri: str) -> JobRecord:

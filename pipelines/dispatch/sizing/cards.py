@@ -43,9 +43,15 @@ CARDS: Mapping[str, Card] = {
 """Cards by the name that `plumbline plan --gpu` takes. Source: the makers' data sheets; memory as drivers report it."""
 
 
+OTHER_CARDS = frozenset({"MIG", "Laptop", "D", "NVL"})
+"""Words of the names of other cards, which are slower than the one they are named after: slices and variants."""
+
+
 def find_card(driver_name: str) -> Card | None:
     """Return the card of a driver's name, such as `NVIDIA H100 80GB HBM3`; None for an unknown one."""
     words = set(driver_name.replace("-", " ").split())
+    if words & OTHER_CARDS:
+        return None
     return next((card for card in CARDS.values() if set(card.marks) <= words), None)
 
 

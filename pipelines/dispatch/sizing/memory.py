@@ -13,7 +13,7 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.training import FullFineTune, Lora, Recipe
 from alignment.contracts.values import PositiveInt, Record
 from pipelines.dispatch.sizing.architecture import Precision, Unit, kept_bytes
-from pipelines.dispatch.sizing.weights import num_states, num_weights, read_in_backward, trained_weights
+from pipelines.dispatch.sizing.weights import num_weights, read_in_backward, state_bytes, trained_weights
 
 GIB = 2**30
 _FLOAT32, _BFLOAT16 = 4, 2
@@ -110,7 +110,7 @@ def training_memory(case: TrainingCase, denoiser: Denoiser) -> MemoryParts:
     """Estimate the memory of a process.
 
     Weights, gradients and optimiser states are exact for what they count; activations are the bytes that autograd keeps
-    in eager mode with fused attention; the reserve is an assumption. Trained weights, gradients and states are float32.
+    in eager mode with fused attention; the reserve is an assumption. Trained weights and gradients are float32.
     """
     full = isinstance(case.tuning, FullFineTune)
     base = num_weights(denoiser.weights)
@@ -121,7 +121,7 @@ def training_memory(case: TrainingCase, denoiser: Denoiser) -> MemoryParts:
         "weights": _FLOAT32 * num_trained + case.frozen_bytes * frozen,
         "reference": case.frozen_bytes * base if full and case.needs_reference else 0,
         "gradients": _FLOAT32 * num_trained,
-        "optimiser": _FLOAT32 * num_states(case.optimiser, trained),
+        "optimiser": state_bytes(case.optimiser, trained),
     }
     parts = {name: value / case.shards for name, value in parts.items()}
     copied = 0 if full else num_trained

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipelines.dispatch.gpus import list_gpus
 from pipelines.dispatch.model_folders import is_here, local_folder
 from pipelines.dispatch.sizing.architecture import units_of
 from pipelines.dispatch.sizing.cards import CARDS, Card, find_card, pairs_per_second
+from pipelines.dispatch.sizing.measured import Measured, Run, finished_runs, measured_run
 from pipelines.dispatch.sizing.memory import (
     GIB,
     Denoiser,
@@ -32,7 +34,9 @@ __all__ = ["denoiser_of", "plan_project"]
 
 
 class CardPlan(Record):
-    """A recipe in a placement on one card. Pace, hours and cost are estimates; none if not one pair fits."""
+    """A recipe in a placement on one card. Pace, hours and cost are estimates unless `measured`; none if not one pair
+    fits.
+    """
 
     gpu: str
     memory_gib: float
@@ -48,6 +52,10 @@ class CardPlan(Record):
     """With all GPUs of the placement."""
     cost: float | None = None
     currency: str = ""
+    late: bool = False
+    """True if the hours exceed `deadline_hours` of the placement."""
+    measured: Measured | None = None
+    """The finished training whose pace this is; none: it is estimated."""
 
 
 class PlacementPlan(Record):
@@ -83,9 +91,20 @@ def plan_project(workspace: Workspace, gpu: str = "") -> list[RecipePlan]:
 
     ValueError for a card that is not in the table.
     """
-    cards = _chosen_cards(gpu)
-    project = workspace.project
-    return [_recipe_plan(workspace, recipe, cards, project.prices) for recipe in project.recipes()]
+    cards, runs = _chosen_cards(gpu), finished_runs(workspace)
+    shared = {position for group in workspace.project.shared_references() for position in group}
+    return [
+        _recipe_plan(workspace, recipe, cards, _Past(runs, shared=position in shared))
+        for position, recipe in enumerate(workspace.project.recipes())
+    ]
+
+
+@dataclass(frozen=True)
+class _Past:
+    """Finished trainings of the project, and if the recipe's errors of the base are computed before it runs."""
+
+    runs: list[Run]
+    shared: bool
 
 
 def denoiser_of(workspace: Workspace, recipe: Recipe) -> tuple[Denoiser, str]:
@@ -116,13 +135,13 @@ def _chosen_cards(gpu: str) -> list[Card]:
     return list(own.values()) or list(CARDS.values())
 
 
-def _recipe_plan(
-    workspace: Workspace, recipe: Recipe, cards: Sequence[Card], prices: DevicePrices | None
-) -> RecipePlan:
+def _recipe_plan(workspace: Workspace, recipe: Recipe, cards: Sequence[Card], past: _Past) -> RecipePlan:
     denoiser, origin = denoiser_of(workspace, recipe)
-    own = workspace.project.placement.train
+    own, prices = workspace.project.placement.train, workspace.project.prices
     placements = tuple(
-        _placement_plan(recipe, own.model_copy(update=changes), changes, denoiser, cards=cards, prices=prices)
+        _placement_plan(
+            recipe, own.model_copy(update=changes), changes, denoiser, cards=cards, past=past, prices=prices
+        )
         for changes in _choices(recipe, own)
     )
     return RecipePlan(
@@ -173,6 +192,7 @@ def _placement_plan(
     denoiser: Denoiser,
     *,
     cards: Sequence[Card],
+    past: _Past,
     prices: DevicePrices | None,
 ) -> PlacementPlan:
     case = case_of(recipe, placement)
@@ -182,7 +202,8 @@ def _placement_plan(
         micro_batch=case.micro_batch,
         **{name: round(getattr(parts, name) / GIB, 2) for name in (*MemoryParts.model_fields, "total")},
         cards=tuple(
-            _card_plan(recipe, placement, case, denoiser, card=card, parts=parts, prices=prices) for card in cards
+            _card_plan(recipe, placement, case, denoiser, card=card, parts=parts, past=past, prices=prices)
+            for card in cards
         ),
     )
 
@@ -195,24 +216,30 @@ def _card_plan(
     *,
     card: Card,
     parts: MemoryParts,
+    past: _Past,
     prices: DevicePrices | None,
 ) -> CardPlan:
-    largest = largest_micro_batch(case, denoiser, card.memory_gib)
+    measured = measured_run(past.runs, recipe, placement, case, card=card, shared=past.shared)
+    held = measured.micro_batch if measured else 0
+    largest = max(held, largest_micro_batch(case, denoiser, card.memory_gib))
     plan = CardPlan(
         gpu=card.name,
         memory_gib=card.memory_gib,
-        fits=parts.total <= card.memory_gib * GIB,
+        fits=held >= case.micro_batch or parts.total <= card.memory_gib * GIB,
         largest_micro_batch=min(largest, share_of_batch(recipe, placement)),
+        measured=measured,
     )
     if not largest or recipe.objective.online:
         return plan
-    pace = pairs_per_second(case, denoiser.units, card)
+    pace = measured.pairs_per_second if measured else pairs_per_second(case, denoiser.units, card)
     gpu_hours = recipe.steps * recipe.global_batch / pace / 3600
     price = prices.hourly("gpu") if prices else None
+    hours, deadline = gpu_hours / placement.num_processes, placement.deadline_hours
     estimate = {
         "pairs_per_second": pace,
         "gpu_hours": gpu_hours,
-        "hours": gpu_hours / placement.num_processes,
+        "hours": hours,
+        "late": deadline is not None and hours > deadline,
         "cost": None if price is None else price * gpu_hours,
         "currency": prices.currency if prices and price is not None else "",
     }

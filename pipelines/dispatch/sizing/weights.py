@@ -8,12 +8,16 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from alignment.catalogues.optimisers import Adafactor, AdamW
+from alignment.catalogues.optimisers import BLOCK_8BIT, Adafactor, AdamW, AdamW8bit, has_8bit_moments
 from alignment.catalogues.published import WeightGroup
 from alignment.contracts.training import FullFineTune, Lora
 from alignment.files.shards import indexed_files
 
 Shape = tuple[int, ...]
+
+_FLOAT32 = 4
+_LEVELS = 256
+"""Values that a byte of AdamW8bit stands for; torchao keeps a table of them with each moment."""
 
 _OF_TEXT = ("attn2.to_k", "attn2.to_v")
 """Ends of the names of matrices whose input is the text alone."""
@@ -60,15 +64,26 @@ def read_in_backward(tuning: Lora | FullFineTune, groups: Iterable[WeightGroup])
     return [group for group in groups if not group.name.removesuffix(".weight").endswith(ends)]
 
 
-def num_states(optimiser: AdamW | Adafactor, trained: Iterable[WeightGroup]) -> int:
-    """Return the numbers that an optimiser keeps for the trained weights.
+def state_bytes(optimiser: AdamW | Adafactor | AdamW8bit, trained: Iterable[WeightGroup]) -> int:
+    """Return the bytes that an optimiser keeps for the trained weights.
 
-    AdamW keeps two moments of each weight. Adafactor without momentum keeps, for a weight of two or more dimensions,
-    the means over its last and over its second last dimension; for a vector one number of each weight.
+    AdamW keeps two moments of each weight in float32. AdamW8bit keeps a byte for each, a scale for each block, and with
+    every moment the 256 values that a byte can stand for; small weights have float32. Adafactor without momentum keeps,
+    for a weight of two or more dimensions, the means over its last and over its second last dimension; for a vector one
+    number of each weight.
     """
     if isinstance(optimiser, AdamW):
-        return 2 * num_weights(trained)
-    return sum(group.count * _factors(group.shape) for group in trained)
+        return 2 * _FLOAT32 * num_weights(trained)
+    if isinstance(optimiser, AdamW8bit):
+        return sum(group.count * 2 * _bytes_8bit(math.prod(group.shape)) for group in trained)
+    return sum(group.count * _FLOAT32 * _factors(group.shape) for group in trained)
+
+
+def _bytes_8bit(num_values: int) -> int:
+    """Return the bytes of one moment of a weight."""
+    if not has_8bit_moments(num_values):
+        return _FLOAT32 * num_values
+    return num_values + _FLOAT32 * (num_values // BLOCK_8BIT) + _FLOAT32 * _LEVELS
 
 
 def _factors(shape: Shape) -> int:

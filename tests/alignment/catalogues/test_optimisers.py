@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.catalogues.optimisers import Adafactor, AdamW, Optimiser
+from alignment.catalogues.optimisers import Adafactor, AdamW, AdamW8bit, Optimiser, has_8bit_moments
 from alignment.config import load_recipe
 from alignment.contracts.training import Recipe
 
@@ -27,6 +27,17 @@ def test_adafactor_is_written_by_name_and_read_back() -> None:
     assert ADAPTER.validate_json(read.model_dump_json()) == read
 
 
+def test_eight_bit_adamw_is_written_by_name_and_read_back() -> None:
+    read = ADAPTER.validate_python({"kind": "adamw8bit", "learning_rate": 2e-5, "betas": (0.9, 0.95)})
+    assert read == AdamW8bit(learning_rate=2e-5, betas=(0.9, 0.95), weight_decay=1e-2)
+    assert read.model_dump()["kind"] == "adamw8bit"
+    assert ADAPTER.validate_json(read.model_dump_json()) == read
+
+
+def test_small_and_uneven_weights_have_no_moments_of_one_byte() -> None:
+    assert [has_8bit_moments(number) for number in (4095, 4096, 4097, 4352)] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -34,6 +45,7 @@ def test_adafactor_is_written_by_name_and_read_back() -> None:
         {"kind": "adam8bit", "learning_rate": 1e-3},
         {"learning_rate": 1e-3, "clip_threshold": 1.0},
         {"kind": "adafactor", "learning_rate": 1e-3, "decay_rate": 0.8},
+        {"kind": "adamw8bit", "learning_rate": 1e-3, "clip_threshold": 1.0},
         {"kind": "adafactor"},
     ],
 )

@@ -12,11 +12,19 @@ import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.config import load_recipe
-from alignment.contracts.jobs import JobStoppedError, Placement, PlacementChoice
+from alignment.contracts.jobs import JobStoppedError, Placement, PlacementChoice, PlacementTrial
 from alignment.contracts.training import TrainSpec, check_adaptive
 from alignment.data.features import CachedFeatures
 from alignment.training import adaptive
-from alignment.training.adaptive import Branch, Probe, halved, keep_choice, read_choice, train_adaptively
+from alignment.training.adaptive import (
+    Branch,
+    Probe,
+    check_deadline,
+    keep_choice,
+    read_choice,
+    stepped_down,
+    train_adaptively,
+)
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.memory_meter import HostMeter, Reading
 from alignment.training.offline_update import OfflineUpdate
@@ -240,7 +248,9 @@ def fails() -> None:
 
 def test_with_other_processes_the_job_stops_and_its_next_attempt_continues(tmp_path: Path) -> None:
     keep_choice(tmp_path, PlacementChoice(micro_batch=8, available_gib=1.0, trials=()))
-    with pytest.raises(JobStoppedError, match="Out of memory with micro_batch 8; continuing with 4") as stopped:
+    with pytest.raises(
+        JobStoppedError, match="Out of memory with micro_batch 8; continuing with micro_batch 4"
+    ) as stopped:
         train_adaptively(fails, tmp_path, alone=False)
     assert stopped.value.kind == "preempted"
     choice = read_choice(tmp_path)
@@ -256,9 +266,93 @@ def test_without_a_choice_or_below_one_pair_the_error_stands(tmp_path: Path) -> 
         train_adaptively(fails, tmp_path, alone=True)
 
 
-def test_half_of_an_odd_micro_batch_is_rounded_down() -> None:
-    choice = PlacementChoice(micro_batch=7, available_gib=1.0, trials=())
-    assert [halved(choice).micro_batch, halved(halved(choice)).micro_batch] == [3, 1]
+def choice_of(micro_batch: int, blocks: str = "none", **fields: Any) -> PlacementChoice:
+    """A choice of two branches: 4 and 8 pairs/s of a process with 1 and 2 pairs, half of that with checkpointing."""
+    trials = tuple(
+        PlacementTrial(micro_batch=size, settings={"blocks": name}, pairs_per_second=pace * size, peak_gib=1, fits=True)
+        for name, pace in (("none", 4.0), ("all", 2.0))
+        for size in (1, 2)
+    )
+    facts = {"micro_batch": micro_batch, "settings": {"blocks": blocks}, "available_gib": 1.0, "trials": trials}
+    return PlacementChoice(**(facts | fields))
+
+
+def test_a_step_down_halves_the_micro_batch_and_then_takes_the_next_branch() -> None:
+    choice: PlacementChoice | None = choice_of(7)
+    seen = []
+    while choice is not None:
+        seen.append((choice.micro_batch, choice.settings["blocks"], choice.steps_down))
+        choice = stepped_down(choice)
+    assert seen == [(7, "none", 0), (3, "none", 1), (1, "none", 2), (1, "all", 3)]
+    assert stepped_down(PlacementChoice(micro_batch=1, available_gib=1.0, trials=())) is None
+
+
+def test_memory_that_another_process_takes_meanwhile_makes_training_step_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """9.5 GiB are free at first, then 4, then 1.6. A pass holds 1 GiB and 1 GiB a pair, half of that with blocks."""
+    device = Device(OVERHEAD, limit=9.5, most=16, honest=False)
+    free, chosen = iter([9.5, 4.0, 4.0, 4.0, 1.6, 1.6, 1.6]), list[tuple[int, str]]()
+    branches = [
+        Branch({"blocks": name}, partial(setattr, device, "share", share))
+        for name, share in (("none", 1), ("all", 0.5))
+    ]
+
+    def attempt() -> None:
+        probe = Probe(device, device, clear=device.clear, agree=list, branches=branches)
+        choice = adaptive.chosen_placement(probe, tmp_path, keep=True)
+        chosen.append((choice.micro_batch, choice.settings["blocks"]))
+        for available in free:
+            if 1 + device.share * device.size > available:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    train_adaptively(attempt, tmp_path, alone=True)
+    assert chosen == [(8, "none"), (4, "none"), (2, "none"), (1, "none"), (1, "all")]
+    assert "Out of memory with micro_batch 1, blocks none; continuing with micro_batch 1, blocks all." in caplog.text
+
+
+# --- the deadline -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_cannot_meet_its_deadline_stops_before_its_first_step() -> None:
+    """Two processes with 2 pairs at 8 pairs/s each: 57,600 pairs take an hour."""
+    fine = {"num_pairs": 57_600, "num_processes": 2}
+    check_deadline(choice_of(2), 1.0, **fine)
+    check_deadline(choice_of(2), None, num_pairs=10**12, num_processes=1)
+    with pytest.raises(JobStoppedError) as stopped:
+        check_deadline(choice_of(2), 0.5, **fine)
+    assert stopped.value.kind == "bad_input"
+    assert stopped.value.message == (
+        "Training needs at least 1 hours, and placement.train.deadline_hours = 0.5: 57,600 pairs at 16 pairs/s,"
+        " measured with micro_batch 2, blocks none, the fastest that fits. Raise deadline_hours, use more or faster"
+        " GPUs, or lower steps or global_batch in the recipe."
+    )
+    with pytest.raises(JobStoppedError, match="at least 2 hours"):
+        check_deadline(choice_of(2, "all"), 1.5, **fine)
+
+
+def test_a_run_that_stepped_down_goes_on_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    check_deadline(choice_of(1, steps_down=1), 1.5, num_pairs=57_600, num_processes=2)
+    assert "needs at least 2 hours" in caplog.text
+    assert "Training continues." in caplog.text
+    caplog.clear()
+    check_deadline(choice_of(3, steps_down=1), 0.1, num_pairs=57_600, num_processes=2)
+    assert not caplog.text, "no trial measured this size"
+
+
+def test_a_deadline_needs_a_measurement() -> None:
+    with pytest.raises(ValueError, match="deadline_hours needs auto = true"):
+        Placement(deadline_hours=5)
+    assert Placement(deadline_hours=5, auto=True).deadline_hours == 5
+
+
+def test_the_loop_compares_the_whole_run_with_the_deadline(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(global_batch=4, steps=2)
+    run = make_run(bench, spec, tmp_path / "late", HostMeter(math.inf), auto=True, deadline_hours=1e-9)
+    with pytest.raises(JobStoppedError, match=r"deadline_hours = 1e-09: 8 pairs at"):
+        run.run()
+    assert not (tmp_path / "late" / "metrics.jsonl").exists()
+    make_run(bench, spec, tmp_path / "fine", HostMeter(math.inf), auto=True, deadline_hours=24).run()
 
 
 def test_online_recipes_and_shards_have_no_adaptive_placement() -> None:

@@ -315,6 +315,9 @@ def test_moments_are_counted_until_the_first_step_has_allocated_them() -> None:
     optimiser = torch.optim.AdamW(weights)
     assert moments_to_come(weights, "adamw", optimiser) == 2 * (6 * 4 + 4 * 2)
     assert moments_to_come(weights, "adafactor", optimiser) == 0
+    assert moments_to_come(weights, "adamw8bit", optimiser) == 2 * (6 * 4 + 4 * 2), "small weights keep float32"
+    large = [torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.float32))]
+    assert moments_to_come(large, "adamw8bit", optimiser) == 2 * (4096 + 4 * 16)
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     optimiser.step()

@@ -57,6 +57,44 @@ def test_the_blocks_and_the_rest_are_sharded_and_compute_the_same(group: None) -
     ]
 
 
+class Stored(nn.Module):
+    """A frozen matrix in two bytes, codes of one byte, and a trained matrix."""
+
+    _no_split_modules = ("Block",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block(3, 3)
+        self.block.weight.requires_grad_(False)
+        self.block.weight.data = self.block.weight.data.bfloat16()
+        self.block.codes = nn.Parameter(torch.tensor([[7], [-3], [1]], dtype=torch.int8), requires_grad=False)
+        self.block.adapter = nn.Parameter(torch.ones(3, 3))
+        self.block.forward = self.product  # type: ignore[method-assign]
+
+    def product(self, x_BD: torch.Tensor) -> torch.Tensor:
+        block = self.block
+        return x_BD @ (block.weight.float() + block.codes + block.adapter) + block.bias
+
+    def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.block(x_BD)
+        return result
+
+
+def test_frozen_weights_of_several_formats_are_divided_with_the_trained_ones(group: None) -> None:
+    torch.manual_seed(0)
+    model = Stored()
+    expected = model(torch.ones(1, 3)).detach()
+    shard(model, CPU, num_processes=1)
+    formats = {name.rpartition(".")[2]: weight.dtype for name, weight in model.named_parameters()}
+    assert formats["weight"] == torch.bfloat16
+    assert formats["codes"] == torch.int8
+    assert all(isinstance(weight, DTensor) for weight in model.parameters())
+    result = model(torch.ones(1, 3))
+    assert torch.equal(result, expected)
+    result.sum().backward()
+    assert torch.equal(whole(model.block.adapter.grad), torch.ones(3, 3))
+
+
 def test_a_part_is_a_copy_in_the_shards_of_the_weight(group: None) -> None:
     model, values = Model(), torch.arange(6.0).reshape(2, 3)
     shard(model, CPU, num_processes=1)

@@ -49,6 +49,21 @@ def test_a_card_that_does_not_hold_the_batch_is_marked() -> None:
     assert row["weights"] == row["activations"] == 18.0
 
 
+def test_a_row_says_if_its_pace_is_measured() -> None:
+    card: dict[str, Any] = {"gpu": "h200", "memory_gib": 140.4, "fits": True, "largest_micro_batch": 16, "currency": ""}
+    card |= {"pairs_per_second": 7.5, "gpu_hours": 3.0, "hours": 3.0, "cost": None, "measured": None, "late": False}
+    parts = dict.fromkeys(
+        ("weights", "reference", "gradients", "optimiser", "copies", "activations", "reserve", "total"), 9.0
+    )
+    run = {"gpu": "NVIDIA H200", "job_id": "own-train-a-g0", "on": "2026-11-29", "micro_batch": 16, "peak_gib": 61.5}
+    cards = [card, card | {"measured": run}, card | {"late": True}]
+    placement = {"settings": {}, "micro_batch": 8, **parts, "cards": cards}
+    estimated, measured, late = plan_rows([{"recipe": "a", "placements": [placement]}])
+    assert estimated["pace"] == "estimated"
+    assert measured["pace"] == "measured on NVIDIA H200, 2026-11-29, job own-train-a-g0: micro-batch 16, 61.5 GiB"
+    assert late["pace"] == "estimated; later than deadline_hours"
+
+
 def test_an_unknown_card_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", PROJECT, "--gpu", "h1000"]) == BAD_INPUT
     assert "Unknown gpu 'h1000'. Did you mean 'h100'?" in capsys.readouterr().err

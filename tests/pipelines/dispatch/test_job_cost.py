@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from made_requests import made_request
 
+from alignment.contracts.jobs import TrainingPace
 from pipelines.contracts.jobs import JobRequest, TrackingTarget
 from pipelines.dispatch import job_cost
 from pipelines.dispatch.job_cost import _read_cost, charge, keep_record, measured
@@ -52,6 +54,7 @@ def test_attempts_add_up_including_failed_ones(folder: JobFolder) -> None:
 def test_a_killed_attempt_counts_up_to_its_last_save(folder: JobFolder) -> None:
     code = f"""
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from pipelines.dispatch import job_cost
 from pipelines.dispatch.job_folder import JobFolder
@@ -133,3 +136,29 @@ def test_the_record_has_the_request_without_its_tracking_address(folder: JobFold
     assert found is not None
     assert found.request == request.model_copy(update={"tracking": None})
     assert (found.device, found.attempts) == ("cpu", 1)
+
+
+def test_the_record_has_the_measured_pace_of_a_training(folder: JobFolder, tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    request = request_of(store)
+    keep_record(folder, request, store)
+    found = find_record(store, "tiny", "train", SPEC)
+    assert found is not None
+    assert found.pace is None
+    assert "pace" not in found.model_dump(mode="json"), "records without a pace stay as they were"
+    pace = TrainingPace(
+        device="NVIDIA H200",
+        num_processes=2,
+        micro_batch=4,
+        checkpointed_every=0,
+        steps=20,
+        pairs_per_second=3.5,
+        peak_gib=20.0,
+        finished_at=datetime(2026, 11, 29, tzinfo=UTC),
+    )
+    folder.out_dir.mkdir()
+    (folder.out_dir / "pace.json").write_text(pace.model_dump_json())
+    keep_record(folder, request, store)
+    found = find_record(store, "tiny", "train", SPEC)
+    assert found is not None
+    assert found.pace == pace

@@ -38,6 +38,19 @@ def test_an_unknown_card_has_no_rate() -> None:
 
 
 @pytest.mark.parametrize(
+    "driver_name",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA H200 NVL",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+    ],
+)
+def test_a_slower_card_of_the_same_name_is_another_card(driver_name: str) -> None:
+    assert find_card(driver_name) is None
+
+
+@pytest.mark.parametrize(
     ("overrides", "passes"),
     [
         ((), 4),

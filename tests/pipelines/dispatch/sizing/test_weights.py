@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.catalogues.optimisers import Adafactor, AdamW
+from alignment.catalogues.optimisers import Adafactor, AdamW, AdamW8bit
 from alignment.catalogues.published import WeightGroup, published_bases
 from alignment.contracts.training import FullFineTune, Lora
-from pipelines.dispatch.sizing.weights import base_weights, num_states, num_weights, trained_weights
+from pipelines.dispatch.sizing.weights import base_weights, num_weights, state_bytes, trained_weights
 
 ROOT = Path(__file__).parents[4]
 GROUPS = [
@@ -58,24 +58,31 @@ def test_the_adapters_of_the_shapes_base_are_counted_as_peft_makes_them() -> Non
     assert made == num_weights(trained_weights(tuning, groups)) > 0
 
 
-@pytest.mark.parametrize("shape", [(5,), (7, 3), (4, 3, 3, 2)])
-@pytest.mark.parametrize("optimiser", [AdamW(learning_rate=1e-3), Adafactor(learning_rate=1e-3)])
-def test_states_are_counted_as_the_optimiser_makes_them(shape: tuple[int, ...], optimiser: AdamW | Adafactor) -> None:
+@pytest.mark.parametrize("shape", [(5,), (7, 3), (4, 3, 3, 2), (64, 128), (4096,), (16, 257)])
+@pytest.mark.parametrize(
+    "optimiser", [AdamW(learning_rate=1e-3), Adafactor(learning_rate=1e-3), AdamW8bit(learning_rate=1e-3)]
+)
+def test_states_are_counted_as_the_optimiser_makes_them(
+    shape: tuple[int, ...], optimiser: AdamW | Adafactor | AdamW8bit
+) -> None:
     from alignment.training.optimisation import build_optimiser
 
     weight = torch.nn.Parameter(torch.ones(shape))
     weight.grad = torch.ones(shape)
     made = build_optimiser([weight], optimiser)
     made.step()
-    kept = [value for value in made.state[weight].values() if isinstance(value, torch.Tensor) and value.ndim]
+    states = [value for value in made.state[weight].values() if isinstance(value, torch.Tensor) and value.ndim]
+    kept = [getattr(state, part) for state in states for part in ("codes", "scale", "qmap") if hasattr(state, part)]
+    kept += [state for state in states if not hasattr(state, "codes")]
     groups = [WeightGroup(name="a.weight", shape=shape, count=2)]
-    assert num_states(optimiser, groups) == 2 * sum(value.numel() for value in kept)
+    assert state_bytes(optimiser, groups) == 2 * sum(value.nbytes for value in kept)
 
 
 def test_adafactor_of_sdxl_keeps_far_fewer_numbers_than_adamw() -> None:
     weights = published_bases()["sdxl"].weights
-    assert num_states(AdamW(learning_rate=1e-3), weights) == 2 * num_weights(weights)
-    assert num_states(Adafactor(learning_rate=1e-3), weights) < 0.2 * num_weights(weights)
+    assert state_bytes(AdamW(learning_rate=1e-3), weights) == 8 * num_weights(weights)
+    assert state_bytes(Adafactor(learning_rate=1e-3), weights) < 0.8 * num_weights(weights)
+    assert state_bytes(AdamW8bit(learning_rate=1e-3), weights) < 2.1 * num_weights(weights)
 
 
 def test_shapes_come_from_the_header_and_other_variants_do_not_count_twice(tmp_path: Path) -> None:
