@@ -27,6 +27,9 @@ from alignment.files.durable import write_json
 
 logger = logging.getLogger(__name__)
 
+_WARN_AT_IMPORT = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""diffusers imports torchao where it is installed; these loggers then warn of parts of it that no job uses."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 EXIT_CODES = {"bad_input": 2, "preempted": 143}
@@ -64,6 +67,8 @@ def run_job(main: Callable[[JobPaths], None]) -> None:
     A job whose OUT is finished exits at once. An unfinished one is resumed by `main` itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in _WARN_AT_IMPORT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     paths = _parse_paths(sys.argv[1:])
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     sys.exit(exit_code(main, paths))

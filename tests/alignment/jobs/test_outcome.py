@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,21 @@ def test_sigterm_in_a_job_without_a_handler_is_preemption(tmp_path: Path) -> Non
         process.kill()
         process.communicate()
     assert JobFailure.model_validate_json((tmp_path / "failure.json").read_text()).kind == "preempted"
+
+
+@pytest.mark.slow
+def test_a_job_does_not_warn_of_parts_of_a_library_that_it_does_not_use(tmp_path: Path) -> None:
+    assert find_spec("torchao"), "torchao is part of the developer's install"
+    script = (
+        "from alignment.jobs.outcome import run_job\n"
+        "def main(paths):\n"
+        "    from diffusers import UNet2DConditionModel\n"
+        "run_job(main)"
+    )
+    folders = {name: str(tmp_path / name) for name in ("spec", "placement", "inputs", "out")}
+    arguments = [word for name, value in folders.items() for word in (f"--{name}", value)]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_output_belongs_to_the_spec_that_started_it(tmp_path: Path) -> None:
