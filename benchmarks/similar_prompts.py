@@ -1,8 +1,8 @@
 """Measure the search for near-duplicate prompts: CPU seconds at several numbers of prompts, and against comparing all.
 
 Prompts have 5 to 30 words from a vocabulary in which a few words are frequent, as in collections of prompts; a fifth of
-them are earlier prompts with a word changed. Run `python benchmarks/similar_prompts.py`; it takes about five minutes
-and 3 GiB on an idle core.
+them are earlier prompts with a word changed. Run `python benchmarks/similar_prompts.py`; it takes about two minutes
+and 1.5 GiB on an idle core.
 """
 
 import resource
