@@ -58,9 +58,10 @@ def similar_groups(normal: Sequence[str]) -> list[int]:
     places: dict[int, array[int]] = {}
     for place, prompt in enumerate(normal):
         for word in prompts.append(prompt):
-            for other in prompts.near(place, places.setdefault(word, array("q"))):
+            for other in prompts.candidates(place, places.setdefault(word, array("q")), first):
                 one, root = _root(first, place), _root(first, other)
-                first[max(one, root)] = min(one, root)
+                if one != root and prompts.are_near(place, other):
+                    first[max(one, root)] = min(one, root)
             places[word].append(place)
     return [_root(first, place) for place in range(len(first))]
 
@@ -84,22 +85,28 @@ class _NumberedPrompts:
         rare = sorted(self._numbers[word] for word in _numbered(tuple(shared)) if word in self._numbers)
         return rare[: max(0, _prefix_length(len(words)) - len(words) + len(shared))]
 
-    def near(self, place: int, others: "array[int]") -> list[int]:
-        """Return those of the other prompts that are near-duplicates of the prompt at `place`."""
-        own, length = tuple(self._of(place)), self._lengths[place]
-        found: Iterable[int] = others if len(others) < _MANY else self._maybe_near(place, others)
-        return [o for o in found if _are_near(own, tuple(self._of(o)), length + self._lengths[o])]
+    def candidates(self, place: int, others: "array[int]", first: "array[int]") -> Iterable[int]:
+        """Return the other prompts that may be near-duplicates of the prompt at `place` and in another group.
+
+        `first` has for each prompt an earlier one of its group, or itself.
+        """
+        return others if len(others) < _MANY else self._maybe_near(place, others, first)
+
+    def are_near(self, place: int, other: int) -> bool:
+        """Return True when two prompts are near-duplicates."""
+        return _are_near(tuple(self._of(place)), tuple(self._of(other)), self._lengths[place] + self._lengths[other])
 
     def _of(self, place: int) -> "array[int]":
         return self._words[self._starts[place] : self._starts[place + 1]]
 
-    def _maybe_near(self, place: int, others: "array[int]") -> list[int]:
-        """Leave out prompts that lack too many of the words.
+    def _maybe_near(self, place: int, others: "array[int]", first: "array[int]") -> list[int]:
+        """Leave out prompts that lack too many of the words, and those that are known to be in the same group.
 
         A bit of the signature that the other prompt lacks is at least one word that it lacks. So the common words are
         at most the shared words of one less the bits of its signature that the other lacks.
         """
         asked = np.array(others)
+        asked = asked[np.frombuffer(first, first.typecode)[asked] != _root(first, place)]
         arrays = (self._lengths, self._signatures, self._starts)
         lengths, signatures, starts = (np.frombuffer(values, values.typecode) for values in arrays)
         own, theirs = signatures[place], signatures[asked]

@@ -25,7 +25,7 @@ REPLACEMENT_SECONDS = 45
 """A part of the platform that is away for longer is not restarted by itself; a user then starts the demo again."""
 MOST_STARTS = 8
 PARTS = {
-    "scheduler": r"airflow scheduler",
+    "scheduler": r"platform\.warm_scheduler",
     "triggerer": r"airflow triggerer",
     "api-server": r"airflow api.server",
     "dag-processor": r"airflow dag.processor",
@@ -95,6 +95,7 @@ class Installation:
         finally:
             self._stop()
         assert all(kill.killed for kill in kills), self._report(kills)
+        assert self._complete, f"never seen: {sorted(self._missing_since)}"
 
     # --- the demo -----------------------------------------------------------------------------------------------------
 
