@@ -18,10 +18,11 @@ COUNTS = (5_000, 100_000, 1_000_000)
 COMPARED = 5_000
 """Number of prompts that are also compared pair by pair."""
 NUM_WORDS = 50_000
+ENDING = " ".join(f"end{number}" for number in range(20))
 
 
 def main() -> None:
-    """Print one line for each number of prompts."""
+    """Print one line for each number of prompts, and one for prompts of a single template."""
     for count in COUNTS:
         prompts = drawn(count)
         start = time.process_time()
@@ -35,6 +36,10 @@ def main() -> None:
             line += f"; comparing all takes {(time.process_time() - start) / seconds:.0f} times as long"
             assert expected == groups
         print(line, flush=True)
+    prompts = [f"photo of a thing{i // 40} and a kind{i % 40} of {ENDING}" for i in range(COMPARED)]
+    start = time.process_time()
+    assert set(similar_groups(prompts)) == {0}
+    print(f"{COMPARED:9,d} prompts of one template: {time.process_time() - start:7.1f} s", flush=True)
 
 
 def drawn(count: int) -> list[str]:

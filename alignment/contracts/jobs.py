@@ -56,7 +56,7 @@ class Placement(Record):
     offline objective."""
     deadline_hours: Annotated[float, Field(gt=0)] | None = None
     """Training, with `auto`: hours that all steps may take. If the fastest measured setting needs more, the job fails
-    before its first step. Images and checkpoints are not counted."""
+    before its first step; a resumed job, or one with fewer processes, warns. Images and checkpoints are not counted."""
     checkpoint_every_steps: PositiveInt = 100
     """Optimiser steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2

@@ -236,11 +236,13 @@ def _described(choice: PlacementChoice) -> str:
 # --- the deadline -----------------------------------------------------------------------------------------------------
 
 
-def check_deadline(choice: PlacementChoice, hours: float | None, *, num_pairs: int, num_processes: int) -> None:
+def check_deadline(
+    choice: PlacementChoice, hours: float | None, *, num_pairs: int, num_processes: int, may_stop: bool
+) -> None:
     """Stop a run whose `num_pairs` take longer than `hours` at the measured pace of the choice.
 
-    The pace is that of the passes alone, so it is the least time. A run that has stepped down has done work already:
-    it goes on, with a warning. Raises JobStoppedError.
+    The pace is that of the passes alone, so it is the least time. Where work is done already (not `may_stop`, or a run
+    that has stepped down), or where processes may come back, the run goes on with a warning. Raises JobStoppedError.
     """
     own = (choice.micro_batch, dict(choice.settings))
     paces = [trial.pairs_per_second for trial in choice.trials if (trial.micro_batch, dict(trial.settings)) == own]
@@ -255,6 +257,6 @@ def check_deadline(choice: PlacementChoice, hours: float | None, *, num_pairs: i
         f" {num_pairs:,} pairs at {pace:.3g} pairs/s, measured with {_described(choice)}, the fastest that fits."
         " Raise deadline_hours, use more or faster GPUs, or lower steps or global_batch in the recipe."
     )
-    if choice.steps_down == 0:
+    if may_stop and choice.steps_down == 0:
         raise JobStoppedError("bad_input", message)
     logger.warning("%s Training continues.", message)

@@ -181,8 +181,9 @@ class TrainingRun:
         if self.memory is not None:
             self.memory.reset()  # what larger trials took would stay reserved, and count as the run's peak
         self.accelerator.wait_for_everyone()
-        pairs, processes = self.recipe.steps * self.recipe.global_batch, int(self.accelerator.num_processes)
-        check_deadline(choice, self.placement.deadline_hours, num_pairs=pairs, num_processes=processes)
+        left, processes = (self.recipe.steps - self.done) * self.recipe.global_batch, self.accelerator.num_processes
+        fresh = self.done == 0 and processes == self.placement.num_processes
+        check_deadline(choice, self.placement.deadline_hours, num_pairs=left, num_processes=processes, may_stop=fresh)
         return choice.micro_batch
 
     def run(self) -> None:

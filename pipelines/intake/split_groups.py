@@ -15,14 +15,17 @@ def split_groups(paths: Sequence[Path], others: Sequence[Path] = ()) -> dict[str
     """Map the normal form of each prompt with near-duplicates to that of the oldest of its group.
 
     The oldest is the one with the earliest `created_at`, then the first in alphabetical order. Prompts that are only in
-    `others` count as younger than all of `paths`. Prompts that stand alone are left out.
+    `others` join groups of `paths` and change none: one that is near to several groups is in that of the oldest prompt.
+    Prompts that stand alone are left out.
     """
     seen, later = _first_seen(paths), _first_seen(others)
     prompts = sorted(seen, key=lambda normal: (seen[normal], normal))
-    prompts += sorted(later.keys() - seen.keys(), key=lambda normal: (later[normal], normal))
     first = similar_groups(prompts)
-    shared = {place for place, own in enumerate(first) if own != place}
-    return {prompts[place]: prompts[first[place]] for place in shared}
+    if later:
+        prompts += sorted(later.keys() - seen.keys(), key=lambda normal: (later[normal], normal))
+        joined = similar_groups(prompts)[len(first) :]
+        first += [first[own] if own < len(seen) else own for own in joined]
+    return {prompts[place]: prompts[own] for place, own in enumerate(first) if own != place}
 
 
 def _first_seen(paths: Sequence[Path]) -> dict[str, datetime]:

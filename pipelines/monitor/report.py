@@ -91,7 +91,7 @@ def monitor(
 
 def has_anything_to_monitor(workspace: Workspace) -> bool:
     """Return False before the first pair was accepted and the first version promoted."""
-    if accepted_reports(workspace, workspace.project.snapshot.sources):
+    if any(not report.is_unpaired for report in accepted_reports(workspace, workspace.project.snapshot.sources)):
         return True
     standing = read_state(workspace.project.name, workspace.settings)
     return bool(standing.entries or standing.champion is not None or standing.problem)

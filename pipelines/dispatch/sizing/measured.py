@@ -121,7 +121,11 @@ def _all_runs(workspace: Workspace) -> list[Run]:
     store, found = workspace.store, list[Run]()
 
     def read(uri: str) -> None:
-        record = read_record(store, uri)
+        try:
+            record = read_record(store, uri)
+        except ValueError as error:
+            log.warning("%s cannot be read, so its pace is not used: %s", uri, str(error).splitlines()[0])
+            return
         try:
             spec = TrainSpec.model_validate(record.request.spec)
         except ValidationError:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,13 @@ import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.config import load_recipe
-from alignment.contracts.jobs import JobStoppedError, Placement, PlacementChoice, PlacementTrial
+from alignment.contracts.jobs import (
+    WEIGHTS_DIR,
+    JobStoppedError,
+    Placement,
+    PlacementChoice,
+    PlacementTrial,
+)
 from alignment.contracts.training import TrainSpec, check_adaptive
 from alignment.data.features import CachedFeatures
 from alignment.training import adaptive
@@ -316,9 +323,9 @@ def test_memory_that_another_process_takes_meanwhile_makes_training_step_down(
 
 def test_a_run_that_cannot_meet_its_deadline_stops_before_its_first_step() -> None:
     """Two processes with 2 pairs at 8 pairs/s each: 57,600 pairs take an hour."""
-    fine = {"num_pairs": 57_600, "num_processes": 2}
+    fine: dict[str, Any] = {"num_pairs": 57_600, "num_processes": 2, "may_stop": True}
     check_deadline(choice_of(2), 1.0, **fine)
-    check_deadline(choice_of(2), None, num_pairs=10**12, num_processes=1)
+    check_deadline(choice_of(2), None, num_pairs=10**12, num_processes=1, may_stop=True)
     with pytest.raises(JobStoppedError) as stopped:
         check_deadline(choice_of(2), 0.5, **fine)
     assert stopped.value.kind == "bad_input"
@@ -332,12 +339,15 @@ def test_a_run_that_cannot_meet_its_deadline_stops_before_its_first_step() -> No
 
 
 def test_a_run_that_stepped_down_goes_on_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    check_deadline(choice_of(1, steps_down=1), 1.5, num_pairs=57_600, num_processes=2)
+    given: dict[str, Any] = {"num_pairs": 57_600, "num_processes": 2}
+    check_deadline(choice_of(1, steps_down=1), 1.5, **given, may_stop=True)
     assert "needs at least 2 hours" in caplog.text
     assert "Training continues." in caplog.text
     caplog.clear()
-    check_deadline(choice_of(3, steps_down=1), 0.1, num_pairs=57_600, num_processes=2)
+    check_deadline(choice_of(3, steps_down=1), 0.1, **given, may_stop=True)
     assert not caplog.text, "no trial measured this size"
+    check_deadline(choice_of(2), 0.5, **given, may_stop=False)
+    assert "Training continues." in caplog.text
 
 
 def test_a_deadline_needs_a_measurement() -> None:
@@ -353,6 +363,18 @@ def test_the_loop_compares_the_whole_run_with_the_deadline(bench: Any, tmp_path:
         run.run()
     assert not (tmp_path / "late" / "metrics.jsonl").exists()
     make_run(bench, spec, tmp_path / "fine", HostMeter(math.inf), auto=True, deadline_hours=24).run()
+
+
+def test_a_resumed_or_smaller_run_is_not_stopped_for_its_deadline(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(global_batch=4, steps=3)
+    first = make_run(bench, spec, tmp_path / "run", HostMeter(math.inf), auto=True, checkpoint_every_steps=1)
+    first.run()
+    shutil.rmtree(tmp_path / "run" / WEIGHTS_DIR)
+    late: dict[str, Any] = {"auto": True, "deadline_hours": 1e-9, "checkpoint_every_steps": 1}
+    resumed = make_run(bench, spec, tmp_path / "run", HostMeter(math.inf), **late)
+    assert resumed.done > 0
+    resumed.run()
+    make_run(bench, spec, tmp_path / "small", HostMeter(math.inf), **late, engine="ray", num_processes=2).run()
 
 
 def test_online_recipes_and_shards_have_no_adaptive_placement() -> None:

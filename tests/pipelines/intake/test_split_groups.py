@@ -42,3 +42,14 @@ def test_prompts_of_other_files_join_groups_and_name_none_that_has_a_prompt_of_t
     assert split_groups([a]) == split_groups([a], []) == {}
     alone = written(tmp_path / "c", {f"{NINE} b": 2, f"{NINE} a": 1})
     assert split_groups([], [alone]) == {f"{NINE} b": f"{NINE} a"}
+
+
+def test_prompts_of_other_files_join_no_two_groups(tmp_path: Path) -> None:
+    """Likes move no pair to another split: not even one whose prompt is near to two that are not near each other."""
+    words = [f"w{number}" for number in range(20)]
+    left, bridge, right = (" ".join([*words[shift : 18 + shift], "end"]) for shift in (0, 1, 2))
+    pairs = written(tmp_path / "a", {left: 5, right: 4})
+    assert split_groups([pairs]) == {}
+    likes = written(tmp_path / "b", {bridge: 1})
+    assert split_groups([pairs, likes]) == {left: bridge, right: bridge}, "a bridge"
+    assert split_groups([pairs], [likes]) == {bridge: right}

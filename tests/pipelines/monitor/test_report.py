@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -258,7 +259,10 @@ def test_markdown_escapes_names_from_outside() -> None:
 @pytest.mark.timeout(240)
 def test_there_is_something_to_monitor_once_pairs_or_a_champion_are_there(world: Any, monkeypatch: Any) -> None:
     assert not monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings))
-    monkeypatch.setattr(monitor_report, "accepted_reports", lambda *_: ["a report"])
+    found = [SimpleNamespace(is_unpaired=True)]
+    monkeypatch.setattr(monitor_report, "accepted_reports", lambda *_: found)
+    assert not monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings)), "likes alone"
+    found.append(SimpleNamespace(is_unpaired=False))
     assert monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings))
     monkeypatch.undo()
     world.register("a")

@@ -63,11 +63,14 @@ def chosen(value: Any, first: str, second: str, tie: Sequence[str]) -> Vote | No
 def liked(value: Any) -> Vote | None:
     """Return the label of one image: 1 for true, 1 or a word such as `like`, 0 for the opposite.
 
-    None where it is empty, illegal for anything else.
+    None where it is empty or NaN, illegal for anything else. Text counts as the number that it states, since tables
+    with gaps are written with 1.0 and 0.0.
     """
-    if value is None or value == "":
+    text = value.strip() if isinstance(value, str) else value
+    if text is None or text == "" or (isinstance(text, float) and math.isnan(text)):
         return None
-    name = _name(value)
+    stated = None if isinstance(text, bytes) else number(text)
+    name = _name(text if stated is None else stated)
     return Vote(1.0) if name in _LIKED else Vote(0.0) if name in _DISLIKED else ILLEGAL
 
 

@@ -16,7 +16,7 @@ from pipelines.dispatch.cached_digests import folder_fingerprint
 from pipelines.dispatch.sizing import measured, plan
 from pipelines.project.file import load_project
 from pipelines.project.sections import RecipeSection
-from pipelines.records.jobs import save_record
+from pipelines.records.jobs import record_uris, save_record
 from pipelines.settings import Settings
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -242,6 +242,15 @@ def test_a_store_that_cannot_be_read_leaves_the_estimates(
     assert found.measured is None
     assert found.pairs_per_second is not None
     assert "The pace of earlier trainings is not used: s3://bucket: no route to host" in caplog.text
+
+
+def test_a_damaged_record_is_named_and_the_others_count(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    workspace = workspace_of(settings)
+    keep_run(workspace)
+    [uri] = record_uris(workspace.store, workspace.project.name, "train")
+    workspace.store.write_bytes(f"{uri.rpartition('/')[0]}/damaged.json", b'{"pace": 1}')
+    assert card_of(workspace).measured is not None
+    assert "damaged.json cannot be read, so its pace is not used" in caplog.text
 
 
 def test_a_measured_pace_that_misses_the_deadline_is_marked(settings: Settings) -> None:

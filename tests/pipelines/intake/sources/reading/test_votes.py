@@ -77,9 +77,9 @@ def test_numbers_and_times() -> None:
 
 
 def test_likes_are_true_or_one_or_a_word() -> None:
-    likes = [True, 1, 1.0, "1", "true", "Yes", "LIKE", "liked ", "up"]
+    likes = [True, 1, 1.0, "1", "1.0", " 1 ", "true", "Yes", "LIKE", "liked ", "up"]
     assert {liked(value) for value in likes} == {Vote(1.0)}
-    dislikes = [False, 0, 0.0, "0", "False", "no", "dislike", "Disliked", "down"]
+    dislikes = [False, 0, 0.0, "0", "0.00", "False", "no", "dislike", "Disliked", "down"]
     assert {liked(value) for value in dislikes} == {Vote(0.0)}
-    assert [liked(value) for value in (None, "")] == [None, None]
-    assert {id(liked(value)) for value in (2, -1, 0.5, math.nan, "maybe", [1], {"a": 1}, b"1")} == {id(ILLEGAL)}
+    assert [liked(value) for value in (None, "", "  ", math.nan)] == [None] * 4
+    assert {id(liked(value)) for value in (2, -1, 0.5, "0.5", math.inf, "maybe", [1], {"a": 1}, b"1")} == {id(ILLEGAL)}
