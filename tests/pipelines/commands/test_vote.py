@@ -23,6 +23,11 @@ from browser import open_browser  # noqa: E402
 
 COMMAND = [sys.executable, "-c", "import sys; from pipelines.commands.cli import main; sys.exit(main(sys.argv[1:]))"]
 
+HASTY = """addEventListener("DOMContentLoaded", () => {
+    document.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
+});"""
+"""A key pressed as soon as a page is there, for a pair whose pictures nobody saw yet."""
+
 
 def rows_of(judged_project: Any) -> list[tuple[Any, ...]]:
     """Prompt, preference, left generator, annotator and image of each vote."""
@@ -134,12 +139,12 @@ def test_the_pictures_on_the_page_are_those_of_the_vote_and_hasty_keys_do_nothin
     assert cli.main(["feedback", "init", str(judged_project.path)]) == cli.DONE
     with voting(judged_project) as (address, process), open_browser() as browser:
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+        page.add_init_script(HASTY)
         page.goto(address)
         for _ in range(4):
             page.wait_for_selector("body[data-ready=yes]")
             shown = page.request.get(f"{page.url}{page.locator('img').first.get_attribute('src')}").body()
             press(page, "ArrowLeft")
-            page.keyboard.press("ArrowLeft")  # at once, for the next pair, whose pictures nobody saw yet
             assert rows_of(judged_project)[-1][4] == shown
         assert len(rows_of(judged_project)) == 4
         page.wait_for_selector("body[data-ready=yes]")
