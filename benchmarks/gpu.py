@@ -56,6 +56,9 @@ RUNS = {
         Run("flux lora bf16", "flux1_dev", 1, rank=16, recipe=BF16, placement=ALL),
         Run("flux lora nf4", "flux1_dev", 1, rank=16, recipe={"frozen_weights": "nf4"}, placement=ALL),
     ),
+    "channels_last": (
+        Run("sdxl lora channels last", "sdxl", 4, recipe=BF16, placement=PLAIN | {"channels_last": True}),
+    ),
     "compile": (Run("sdxl compiled", "sdxl", 1, recipe=BF16, placement=PLAIN | {"compile_blocks": True}),),
 }
 PLAIN_RUNS = (
@@ -126,6 +129,7 @@ SECTIONS = (
     Section("sd35", 45, runs(*RUNS["sd35"])),
     Section("flux", 90, runs(*RUNS["flux"])),
     Section("compile", 90, runs(*RUNS["compile"])),
+    Section("channels_last", 40, runs(*RUNS["channels_last"])),
     Section("encode", 60, of_script("encode.py", "encode")),
     Section("drawing", 60, of_script("drawing.py", "drawing", "sdxl")),
     Section("peer_sd15_tuned", 50, of_peer("sd15", "peer sd15 tuned", TUNED)),

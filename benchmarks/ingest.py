@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 SIZES = {64: (400, 6_400), 512: (40, 1_240), 1024: (20, 220)}
 """Side in pixels to the rows of the short and the long run; each row has two images."""
 MEMORY_ROWS = (4_000, 40_000)
+ROW_GROUP_BYTES = 100_000_000
+"""Size of a row group, as the `datasets` library writes them."""
 REPEATS = 3
 GOALS = {64: 1.5, 512: 1.3}
 PROJECT = """
@@ -122,7 +124,7 @@ def ingest_run(images: list[bytes]) -> tuple[float, int]:
 
 
 def write_shard(path: Path, images: list[bytes]) -> None:
-    """Write the images two by two as rows of a Pick-a-Pic file, in row groups of 1,000."""
+    """Write the images two by two as rows of a Pick-a-Pic file. A row group has at most 1,000 rows."""
     path.parent.mkdir()
     rows = len(images) // 2
     now = datetime.datetime(2026, 1, 1)
@@ -138,7 +140,8 @@ def write_shard(path: Path, images: list[bytes]) -> None:
         "model_0": ["a"] * rows,
         "model_1": ["b"] * rows,
     }
-    pq.write_table(pa.table(columns), path, row_group_size=1_000)
+    rows_together = max(1, ROW_GROUP_BYTES * rows // sum(map(len, images)))
+    pq.write_table(pa.table(columns), path, row_group_size=min(1_000, rows_together))
 
 
 def ingest_folder(folder: Path) -> None:

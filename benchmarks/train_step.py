@@ -2,10 +2,12 @@
 
 Both train the same LoRA (rank 8, float32) of the shapes world's model on the same pairs, with one CPU thread each:
 
-    plain     every step decodes the images, encodes them with the VAE and the captions with the text encoder, runs the
-              policy, the reference (adapters off) and the backward pass
-    ours      the train job on a feature cache; encoding it once is printed apart
-    compiled  the same with `compile_blocks`, which needs a C++ compiler; the first steps, which compile, are left out
+    plain          every step decodes the images, encodes them with the VAE and the captions with the text encoder,
+                   runs the policy, the reference (adapters off) and the backward pass
+    ours           the train job on a feature cache; encoding it once is printed apart
+    channels_last  the same with `channels_last`
+    compiled       the same with `compile_blocks`, which needs a C++ compiler; the first steps, which compile, are left
+                   out
 
 Printed for each batch size: the pairs per second of CPU time in each round, the ratio of their medians, and the bound:
 the ratio that a loop would reach whose step is the plain loop's UNet work alone. CPU time leaves out the time in which
@@ -35,18 +37,23 @@ BATCHES = (8, 16)
 WARM, STEPS = 2, 8
 BETA, RATE, RANK = 5000.0, 1e-5, 8
 PLACEHOLDER = "0" * 64
-GOALS = {"ours": 1.5, "compiled": 2.0}
+GOALS = {"ours": 1.5, "channels_last": 1.5, "compiled": 2.0}
+OPTIONS: dict[str, dict[str, bool]] = {
+    "ours": {},
+    "channels_last": {"channels_last": True},
+    "compiled": {"compile_blocks": True},
+}
 
 
 def main(rounds: int) -> None:
     """Measure in alternating processes and print the ratios."""
-    found: dict[str, list[dict[str, Any]]] = {"plain": [], "ours": [], "compiled": []}
+    found: dict[str, list[dict[str, Any]]] = {"plain": [], **{who: [] for who in OPTIONS}}
     with tempfile.TemporaryDirectory() as scratch:
         prepare(Path(scratch))
         for number in range(rounds):
             for who in found if number % 2 == 0 else reversed(found):
                 found[who].append(measured(who, Path(scratch), number))
-                print(f"round {number + 1} {who:8s} {shown(found[who][-1])}", flush=True)
+                print(f"round {number + 1} {who:13s} {shown(found[who][-1])}", flush=True)
     for batch in map(str, BATCHES):
         rates = {who: statistics.median(own[batch]["pairs_s"] for own in runs) for who, runs in found.items()}
         bound = statistics.median(own[batch]["bound"] for own in found["plain"])
@@ -148,8 +155,8 @@ def job_paths(scratch: Path, out: Path, spec: Any, **placement: Any) -> Any:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def ours(scratch: Path, number: int, *, compiled: bool) -> dict[str, Any]:
-    """Run the train job; the time of a step is that between two lines of metrics."""
+def ours(scratch: Path, number: int, who: str) -> dict[str, Any]:
+    """Run the train job with the options of a side; the time of a step is that between two lines of metrics."""
     from alignment.contracts.training import Recipe, TrainSpec
     from alignment.jobs import train as job
     from alignment.training import loop
@@ -176,9 +183,9 @@ def ours(scratch: Path, number: int, *, compiled: bool) -> dict[str, Any]:
                 "seed": number,
             }
         )
-        out = scratch / f"ours-{compiled}-{number}-{batch}"
+        out = scratch / f"{who}-{number}-{batch}"
         spec = TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, cache_digest="2" * 64)
-        job.main(job_paths(scratch, out, spec, micro_batch=batch, compile_blocks=compiled))
+        job.main(job_paths(scratch, out, spec, micro_batch=batch, **OPTIONS[who]))
         timed = times[WARM - 1 : WARM + STEPS]
         times.clear()
         gaps = [after - before for before, after in itertools.pairwise(timed)]
@@ -308,6 +315,6 @@ if __name__ == "__main__":
     elif sys.argv[1] == "encode":
         encode(Path(sys.argv[2]))
     elif sys.argv[1] in GOALS:
-        print(json.dumps(ours(Path(sys.argv[2]), int(sys.argv[3]), compiled=sys.argv[1] == "compiled")))
+        print(json.dumps(ours(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[1])))
     else:
         print(json.dumps(plain(Path(sys.argv[2]))))

@@ -45,6 +45,9 @@ class Placement(Record):
     compile_blocks: bool = False
     """Training: compile the repeated blocks of the denoiser with torch.compile. The first steps take minutes, and
     results are rounded otherwise. Not with `sharding`."""
+    channels_last: bool = False
+    """Training: store the weights of convolutions with their channels last, the order in which most of their kernels
+    compute. Results are rounded otherwise. Not with `sharding`."""
     threads_per_process: PositiveInt = 1
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8
@@ -77,10 +80,11 @@ class Placement(Record):
                 f"min_processes = {self.min_processes} is above num_processes = {self.num_processes}, the maximum."
                 " Lower the first or raise the second."
             )
-        if self.compile_blocks and self.sharding != "none":
-            raise ValueError(
-                f"compile_blocks = true needs sharding = 'none', not {self.sharding!r}. Remove one of the two."
-            )
+        for name in ("compile_blocks", "channels_last"):
+            if getattr(self, name) and self.sharding != "none":
+                raise ValueError(
+                    f"{name} = true needs sharding = 'none', not {self.sharding!r}. Remove one of the two."
+                )
         if self.deadline_hours is not None and not self.auto:
             raise ValueError(
                 "deadline_hours needs auto = true, whose measurement it is compared with. Set auto = true or remove it."

@@ -25,9 +25,16 @@ def load_policy(
     backbone.attach(policy, recipe.tuning, stream_seed("adapter", recipe.seed))
     if storage != "fp32":
         run_everywhere_in(recipe.precision, policy, runs_on)
-    if placement.compile_blocks:
-        compile_blocks(policy)
+    apply_placement(policy, placement)
     return policy
+
+
+def apply_placement(denoiser: nn.Module, placement: Placement) -> None:
+    """Store the weights in the placement's order and compile the blocks if it says so, in place."""
+    if placement.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    if placement.compile_blocks:
+        compile_blocks(denoiser)
 
 
 def gather_into(policy: nn.Module, sharded: nn.Module, *, keep: bool) -> nn.Module:

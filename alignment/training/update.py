@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
-from alignment.training.compilation import compile_blocks
 from alignment.training.health.run_health import RunHealth
+from alignment.training.policy import apply_placement
 from alignment.training.precision import LossScale
 from alignment.training.prediction_norm import PredictionNorms
 from alignment.training.sharding import shard
@@ -58,8 +58,7 @@ class Workbench:
     def load_base(self) -> nn.Module:
         """Load one more copy of the base denoiser, frozen, in the recipe's storage, in shards if the policy is."""
         base = self.backbone.load_denoiser(torch.device("cpu") if self.sharded else None, self.recipe.frozen_weights)
-        if self.placement.compile_blocks:
-            compile_blocks(base)
+        apply_placement(base, self.placement)
         if self.sharded:
             shard(base, self.device, self.accelerator.num_processes)
         return base

@@ -71,6 +71,12 @@ BARS = (
     Bar("FLUX.1-dev LoRA 1024 px in bf16, GiB", of("flux lora bf16", "peak_gib"), "<=", 32),
     Bar("FLUX.1-dev LoRA 1024 px in NF4, GiB", of("flux lora nf4", "peak_gib"), "<=", 16),
     Bar("SDXL, compiled blocks, times eager", ratio("sdxl compiled", "sdxl lora 1", "pairs_s"), ">=", 1.3),
+    Bar(
+        "SDXL LoRA, channels last, times the usual order",
+        ratio("sdxl lora channels last", "sdxl lora", "pairs_s"),
+        ">=",
+        1,
+    ),
     Bar("SDXL, every second block repeated, time", ratio("sdxl lora every 2", "sdxl lora", "step_ms"), "<=", 1.15),
     Bar("SDXL, all blocks repeated, time", ratio("sdxl lora all blocks", "sdxl lora", "step_ms"), "<=", 1.35),
     Bar("idle share of the GPU, SDXL LoRA", of("sdxl lora", "idle_share"), "<=", 0.03),

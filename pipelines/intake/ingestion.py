@@ -194,7 +194,7 @@ def write_batch(
             num_rows=num_rows,
             num_withdrawn=withheld.num_rows,
         )
-        manifest = store.publish_folder(folder, uri, raw.model_dump(mode="json"), hashed=files)
+        manifest = store.publish_folder(folder, uri, raw.model_dump(mode="json"), hashed=files, move=True)
     if applied := withheld.applied():
         save_withheld(store, key, WithheldBatch(uri=uri, withdrawals=applied))
     log.info("Ingested %s of %s: %d rows, %d withdrawn", name, source, num_rows, withheld.num_rows)

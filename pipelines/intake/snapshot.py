@@ -148,9 +148,10 @@ def _build(
             schema=_with_ground(UNPAIRED_TABLE_SCHEMA, single, workspace.project),
         )
         _check_trainable(counts, num_unpaired, num_batches=len(paths))
+        digest, files = hash_folder(out)
         snapshot = DatasetSnapshot(
             uri=uri,
-            content_digest=hash_folder(out)[0],
+            content_digest=digest,
             num_pairs=dict(counts.num_pairs),
             num_ties=counts.num_ties,
             num_soft=counts.num_soft if _has_votes(pairs, section) else None,
@@ -169,7 +170,7 @@ def _build(
                 " image as chosen and leaves out the ties.",
                 counts.num_soft,
             )
-        return workspace.store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
+        return workspace.store.publish_folder(out, uri, snapshot.model_dump(mode="json"), hashed=files, move=True)
 
 
 def _write_pairs(

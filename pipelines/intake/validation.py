@@ -98,9 +98,10 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
         title = f"{batch.source}: {batch.source_file}"
         page = data_docs_page(judged, title=title, verdict=verdict, quarantined=table)
         (out / "data_docs" / PAGE_FILE).write_text(page, encoding="utf-8")
+        digest, files = hash_folder(out)
         report = ValidationReport(
             uri=uri,
-            content_digest=hash_folder(out)[0],
+            content_digest=digest,
             batch_digest=batch.content_digest,
             source=batch.source,
             is_unpaired=is_unpaired(pq.read_schema(pairs).names),
@@ -117,7 +118,7 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
         for one in judged:
             if one.failed and one.rule.name.startswith("annotator_"):
                 log.warning("%s of %s: %d rows break %s.", batch.source_file, batch.source, one.failed, one.rule.name)
-        return store.publish_folder(out, uri, report.model_dump(mode="json"))
+        return store.publish_folder(out, uri, report.model_dump(mode="json"), hashed=files, move=True)
 
 
 def _judge(pairs: Path, limits: ValidationSection, heldout: HeldoutPrompts) -> tuple[list[Judged], list[int] | None]:

@@ -100,7 +100,9 @@ class DiskBackend:
         found = (Path(folder, name) for folder, _, names in os.walk(local_path(uri)) for name in names)
         return sum(remove_if_free(path) for path in found if is_abandoned(path))
 
-    def upload(self, path: Path, uri: str) -> None:
+    def upload(self, path: Path, uri: str, *, move: bool = False) -> None:
+        if move and _renamed(path, uri):
+            return
         with _partial_beside(uri) as partial:
             shutil.copyfile(path, partial)
             _sync(partial)
@@ -173,6 +175,20 @@ def _writable(uri: str) -> Iterator[None]:
             f"Store is not writable at {uri}: {error.strerror}. Make the folder writable for this user, or set"
             " PLUMBLINE_STORE_URI to one that is."
         ) from error
+
+
+def _renamed(path: Path, uri: str) -> bool:
+    """Rename a file to its place in the store; False, and nothing done, when that is on another file system."""
+    with _writable(uri):
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        _sync(path)
+        try:
+            path.replace(local_path(uri))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -93,7 +93,7 @@ class S3Backend:
         with explained(uri):
             self._connection.client.delete_object(Bucket=bucket, Key=key)
 
-    def upload(self, path: Path, uri: str) -> None:
+    def upload(self, path: Path, uri: str, *, move: bool = False) -> None:
         with explained(uri):
             upload_file(self._connection, path, *bucket_and_key(uri))
 

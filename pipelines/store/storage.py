@@ -110,11 +110,13 @@ class Store:
         exclude: Sequence[str] = (),
         *,
         hashed: dict[str, FileEntry] | None = None,
+        move: bool = False,
     ) -> Manifest:
         """Upload a folder and write its manifest last; a folder that is already finished is left unchanged.
 
         `value` is the stage's value object as JSON. `exclude` names paths, folders or globs, relative to `local_dir`.
-        `hashed` are the files of the folder if `hash_folder` has just listed them.
+        `hashed` are the files of the folder if `hash_folder` has just listed them. `move` allows a store on the same
+        disk to take the files instead of copying them; the folder is then no longer complete.
         ValueError names a symbolic link: its target does not belong to the stage.
         """
         finished = self.read_manifest(uri)
@@ -123,7 +125,11 @@ class Store:
         files = hash_folder(local_dir, exclude)[1] if hashed is None else hashed
         digest = folder_digest({path: entry.sha256 for path, entry in files.items()})
         backend = self._backend(uri)
-        _transfer(files, lambda path: backend.upload(local_dir / path, join_uri(uri, path)), backend.large_bytes)
+        _transfer(
+            files,
+            lambda path: backend.upload(local_dir / path, join_uri(uri, path), move=move),
+            backend.large_bytes,
+        )
         manifest = Manifest(content_digest=digest, files=files, value=value)
         if self.create_bytes(join_uri(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
             return manifest

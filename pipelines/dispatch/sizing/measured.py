@@ -105,7 +105,7 @@ def _placed_alike(run: Run, placement: Placement, case: TrainingCase) -> bool:
     What the job itself chooses (`auto`) is alike if both leave it to the job; else the figures count.
     """
     asked, pace = run.request.placement, run.pace
-    fixed = ("sharding", "compile_blocks", "fused_optimiser")
+    fixed = ("sharding", "compile_blocks", "channels_last", "fused_optimiser")
     return (
         pace.num_processes == placement.num_processes
         and all(getattr(asked, name) == getattr(placement, name) for name in fixed)

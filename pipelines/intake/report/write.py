@@ -60,7 +60,7 @@ def write_report(
         report = _report(snapshot, reports, workspace, previous)
         with scratch_dir(workspace.settings) as folder:
             _write_files(folder, report, snapshot, workspace)
-            store.publish_folder(folder, uri, record.model_dump(mode="json"))
+            store.publish_folder(folder, uri, record.model_dump(mode="json"), move=True)
     log.info("Data report of %d pairs: %s", record.num_pairs, record.report_uri)
     return series.append(
         lambda _number, newest: None if newest and newest.snapshot_digest == snapshot.content_digest else record

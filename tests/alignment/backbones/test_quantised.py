@@ -36,6 +36,17 @@ def test_nf4_keeps_its_levels_and_rounds_to_the_nearest() -> None:
     assert torch.equal(restored, nearest)
 
 
+def test_nf4_codes_are_those_of_bitsandbytes() -> None:
+    """Recorded with bitsandbytes 0.50.2: `quantize_4bit(weight, blocksize=64, quant_type="nf4")`."""
+    weight = torch.tensor([(k * k * 37 % 251 - 125) / 64 * (1 + k // 64) for k in range(128)]).reshape(2, 64)
+    codes, scales = quantise(weight, "nf4")
+    assert scales.flatten().tolist() == [1.953125, 3.90625]
+    assert bytes(codes.flatten().tolist()).hex() == (
+        "01934b326fce2ee1cad2f04fe1b69fbbf8590de2ed0957eaaf8591ee3fe1b7b0"
+        "dd1cae3118216fef5117102d8a0cbf848fcd1cbe523c55b213c78e87c2019339"
+    )
+
+
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_codes_of_zeros_are_zeros(kind: Kind) -> None:
     codes, scales = quantise(torch.zeros(2, 64), kind)

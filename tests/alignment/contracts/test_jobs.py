@@ -39,6 +39,8 @@ def test_a_placement_between_two_sizes_is_for_ray() -> None:
     [
         ({"engine": "ray", "num_processes": 2, "min_processes": 3}, "min_processes = 3 is above num_processes = 2"),
         ({"num_processes": 2, "min_processes": 1}, "min_processes is for the engine 'ray', and engine = 'local'"),
+        ({"compile_blocks": True, "sharding": "fsdp2"}, "compile_blocks = true needs sharding = 'none', not 'fsdp2'"),
+        ({"channels_last": True, "sharding": "fsdp2"}, "channels_last = true needs sharding = 'none', not 'fsdp2'"),
         ({"gpus_per_process": 1}, "gpus_per_process is for the engine 'ray'"),
         ({"engine": "ray", "gpus_per_process": 2}, "less than or equal to 1"),
         ({"engine": "ray", "max_restarts": -1}, "greater than or equal to 0"),

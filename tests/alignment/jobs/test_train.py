@@ -419,6 +419,18 @@ def test_adafactor_resumes_exactly(bench: Any, tmp_path: Path, monkeypatch: pyte
     assert result_of(tmp_path / "adamw").weights_digest != result_of(whole).weights_digest
 
 
+def test_a_run_with_channels_last_resumes_exactly(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints hold the weights and moments in the usual order; sums must not depend on which order came first."""
+    spec, placement = bench.train_spec(tuning={"kind": "full"}), QUIET.model_copy(update={"channels_last": True})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert bench.train(whole, spec, placement) == 0
+    with stop_after(monkeypatch, 5, RuntimeError):
+        assert bench.train(broken, spec, placement) == 1
+    assert bench.train(broken, spec, placement) == 0
+    assert curve_of(broken) == curve_of(whole)
+    assert result_of(broken).weights_digest == result_of(whole).weights_digest
+
+
 def test_a_cache_with_another_image_size_is_refused(bench: Any, bucketed_bench: Any, tmp_path: Path) -> None:
     spec = bucketed_bench.train_spec(images={"kind": "square"})
     assert bucketed_bench.train(tmp_path / "out", spec, QUIET) == 2

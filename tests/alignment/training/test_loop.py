@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts.jobs import HEALTH, Placement
@@ -21,6 +22,7 @@ from alignment.training.checkpoint import CheckpointFolder, TrainingState
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.metrics import read_lines
 from alignment.training.offline_update import OfflineUpdate
+from alignment.training.update import Workbench
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -299,3 +301,34 @@ def test_compiled_blocks_and_a_fused_optimiser_keep_the_curve(
     changed = trained(run_of(bench, spec, tmp_path / "changed", micro_batch=8, **options))
     # AdamW's first step is the rate times the sign of a gradient; the second depends on it smoothly.
     torch.testing.assert_close(changed, plain, rtol=1e-2, atol=1e-5)
+
+
+def test_channels_last_keeps_the_curve_and_the_layout_of_written_weights(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(steps=2, tuning={"kind": "full"})
+    plain = run_of(bench, spec, tmp_path / "plain", micro_batch=8)
+    changed = run_of(bench, spec, tmp_path / "changed", micro_batch=8, channels_last=True)
+    convolutions = [weight for weight in changed.weights if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    assert convolutions
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+    torch.testing.assert_close(trained(changed), trained(plain), rtol=1e-2, atol=1e-5)
+    (file,) = (tmp_path / "changed" / "weights").rglob("*.safetensors")
+    written = dict(changed.denoiser.named_parameters())
+    for name, tensor in load_file(file).items():
+        assert tensor.is_contiguous()
+        assert torch.equal(tensor, written[name])
+
+
+def test_a_frozen_copy_has_its_channels_last_too(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[torch.nn.Module] = []
+    honest = Workbench.load_base
+
+    def load_base(self: Workbench) -> torch.nn.Module:
+        copies.append(honest(self))
+        return copies[-1]
+
+    monkeypatch.setattr(Workbench, "load_base", load_base)
+    spec = bench.train_spec(steps=1, tuning={"kind": "full"})
+    run_of(bench, spec, tmp_path / "out", micro_batch=8, channels_last=True)
+    assert len(copies) == 1
+    first = next(weight for weight in copies[0].parameters() if weight.ndim == 4)
+    assert first.is_contiguous(memory_format=torch.channels_last)

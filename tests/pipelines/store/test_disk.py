@@ -47,6 +47,38 @@ def test_a_file_system_without_hard_links_still_creates_once(tmp_path: Path, mon
     assert store.read_bytes(store.uri("x")) == b"1"
 
 
+@pytest.mark.parametrize("move", [True, False])
+def test_a_file_is_copied_unless_it_may_be_moved(tmp_path: Path, *, move: bool) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").write_bytes(b"1")
+    inode = (tmp_path / "out/a").stat().st_ino
+    store = open_store(str(tmp_path / "store"))
+
+    store.publish_folder(tmp_path / "out", store.uri("raw/1"), {}, move=move)
+
+    assert (tmp_path / "out/a").exists() is not move
+    assert ((tmp_path / "store/raw/1/a").stat().st_ino == inode) is move
+
+
+def test_a_file_is_copied_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.replace
+
+    def within_a_folder(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").write_bytes(b"1")
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setattr("os.replace", within_a_folder)
+
+    store.publish_folder(tmp_path / "out", store.uri("raw/1"), {}, move=True)
+
+    assert sorted(path.name for path in (tmp_path / "store/raw/1").iterdir()) == ["a", "manifest.json"]
+    assert store.read_bytes(store.uri("raw/1/a")) == b"1"
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

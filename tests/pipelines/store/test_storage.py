@@ -122,6 +122,16 @@ def test_a_published_folder_is_fetched_unchanged(store: Store, tmp_path: Path) -
     assert list((tmp_path / "in").iterdir()) == [tmp_path / "in/abc"]
 
 
+def test_a_folder_that_may_be_moved_is_published_whole(store: Store, tmp_path: Path) -> None:
+    local = folder(tmp_path / "out", a=b"1", deep__b=b"22")
+    digest, files = hash_folder(local)
+
+    manifest = store.publish_folder(local, store.uri("raw/1"), {}, hashed=files, move=True)
+
+    store.fetch_folder(store.uri("raw/1"), tmp_path / "in")
+    assert hash_folder(tmp_path / "in") == (digest, manifest.files)
+
+
 def test_the_first_publication_of_a_folder_is_kept(store: Store, tmp_path: Path) -> None:
     uri = store.uri("raw/1")
     first = store.publish_folder(folder(tmp_path / "1", a=b"1"), uri, {"try": 1})

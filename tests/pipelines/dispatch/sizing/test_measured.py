@@ -148,7 +148,7 @@ def test_a_figure_of_another_card_or_placement_is_not_claimed(settings: Settings
 
 @pytest.mark.parametrize(
     "placement",
-    [{"sharding": "fsdp2"}, {"compile_blocks": True}, {"fused_optimiser": True}],
+    [{"sharding": "fsdp2"}, {"compile_blocks": True}, {"channels_last": True}, {"fused_optimiser": True}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_run_with_other_settings_of_pace_is_not_claimed(settings: Settings, placement: dict[str, Any]) -> None:
