@@ -65,10 +65,12 @@ def plain_tensors(key: str, value: Any) -> dict[str, Tensor]:
 def moments_of(tensors: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
     """Return the moments of one byte among the tensors of a weight, by their keys, on its device."""
     keys = [name.removesuffix(CODES) for name in tensors if name.endswith(CODES)]
-    return {key: _moment(tensors[f"{key}{CODES}"], tensors[f"{key}{SCALE}"], weight, key == SIGNED) for key in keys}
+    return {
+        key: _moment(tensors[f"{key}{CODES}"], tensors[f"{key}{SCALE}"], weight, signed=key == SIGNED) for key in keys
+    }
 
 
-def _moment(codes: Tensor, scale: Tensor, weight: Tensor, signed: bool) -> Tensor:
+def _moment(codes: Tensor, scale: Tensor, weight: Tensor, *, signed: bool) -> Tensor:
     library: Any = importlib.import_module(f"{LIBRARY}.subclass_8bit")
     zeros = library.OptimState8bit.zeros
     moment: Any = zeros(weight.shape, signed, codes.numel() // scale.numel(), weight.device, dtype=weight.dtype)

@@ -1,5 +1,7 @@
 """The policy of a run: the base with the recipe's trainable part, loaded, and gathered from shards."""
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
@@ -32,7 +34,7 @@ def load_policy(
 def apply_placement(denoiser: nn.Module, placement: Placement) -> None:
     """Store the weights in the placement's order and compile the blocks if it says so, in place."""
     if placement.channels_last:
-        denoiser.to(memory_format=torch.channels_last)
+        cast(Any, denoiser).to(memory_format=torch.channels_last)  # torch does not annotate this call
     if placement.compile_blocks:
         compile_blocks(denoiser)
 

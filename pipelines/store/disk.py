@@ -101,9 +101,9 @@ class DiskBackend:
         return sum(remove_if_free(path) for path in found if is_abandoned(path))
 
     def upload(self, path: Path, uri: str, *, move: bool = False) -> None:
-        if move and _renamed(path, uri):
-            return
         with _partial_beside(uri) as partial:
+            if move and _renamed(path, local_path(uri), like=partial):
+                return
             shutil.copyfile(path, partial)
             _sync(partial)
             partial.replace(local_path(uri))
@@ -177,18 +177,32 @@ def _writable(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _renamed(path: Path, uri: str) -> bool:
-    """Rename a file to its place in the store; False, and nothing done, when that is on another file system."""
-    with _writable(uri):
-        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
-        _sync(path)
-        try:
-            path.replace(local_path(uri))
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            return False
+def _renamed(path: Path, target: Path, *, like: Path) -> bool:
+    """Rename a file to its place in the store; False, and nothing done, when it has to be copied.
+
+    That is so on another file system, and where those who may read a new file of the store, `like`, could not read it:
+    folders of a store pass their group and access rules on to new files only.
+    """
+    if _access(path) != _access(like):
+        return False
+    _sync(path)
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
     return True
+
+
+def _access(path: Path) -> tuple[object, ...]:
+    """Return the file system of a file, its owner, group and mode, and the names of its access rules."""
+    facts = path.stat()
+    try:
+        rules = sorted(os.listxattr(path))
+    except OSError:  # the file system has none
+        rules = []
+    return facts.st_dev, facts.st_uid, facts.st_gid, facts.st_mode, *rules
 
 
 def _write_synced(path: Path, data: bytes) -> None:

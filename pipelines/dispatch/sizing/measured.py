@@ -72,7 +72,7 @@ def finished_runs(workspace: Workspace) -> list[Run]:
 
 
 def measured_run(
-    runs: list[Run], recipe: Recipe, placement: Placement, case: TrainingCase, *, card: Card, shared: bool
+    runs: list[Run], recipe: Recipe, placement: Placement, *, case: TrainingCase, card: Card, shared: bool
 ) -> Measured | None:
     """Return the measurement of the first run that did the work of a recipe and placement on this card; else None.
 

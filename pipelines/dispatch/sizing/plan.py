@@ -219,7 +219,7 @@ def _card_plan(
     past: _Past,
     prices: DevicePrices | None,
 ) -> CardPlan:
-    measured = measured_run(past.runs, recipe, placement, case, card=card, shared=past.shared)
+    measured = measured_run(past.runs, recipe, placement, case=case, card=card, shared=past.shared)
     held = measured.micro_batch if measured else 0
     largest = max(held, largest_micro_batch(case, denoiser, card.memory_gib))
     plan = CardPlan(

@@ -66,7 +66,7 @@ def read_rows(
                 for row in rows_where(batch, gone, False).to_pylist():
                     split = pairs.take(row["pair_id"])
                     if split is None:
-                        left_out[_reason(row, heldout, without_people, contradicted)] += 1
+                        left_out[_reason(row, heldout, without_people, contradicted=contradicted)] += 1
                     elif split == COPY:
                         left_out[COPY] += 1
                     else:
@@ -115,7 +115,7 @@ def _key(pair_id: str) -> np.uint64:
     return np.uint64(int(pair_id[:16], 16))
 
 
-def _reason(row: Row, heldout: HeldoutPrompts, without_people: frozenset[str], contradicted: str) -> str:
+def _reason(row: Row, heldout: HeldoutPrompts, without_people: frozenset[str], *, contradicted: str) -> str:
     if normal_prompt(row["prompt"]) in heldout.normal:
         return HELD_OUT
     return OTHER_SPLIT if row["source"] in without_people else contradicted

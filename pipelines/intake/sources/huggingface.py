@@ -83,7 +83,7 @@ def _in_layout(batches: Iterator[pa.RecordBatch], shard: OpenShard, rows: int) -
     folder = shard.source.uri if _HUB.fullmatch(shard.source.uri) is None else str(shard.scratch)
     images = ImageFiles(shard.store, folder)
     records = (record for batch in whole for record in batch_rows(batch))
-    yield from pair_batches(reader.pairs_of_file(records, shard.source), images, rows, reader.schema)
+    yield from pair_batches(reader.pairs_of_file(records, shard.source), images, rows, schema=reader.schema)
     images.report(shard.name)
 
 

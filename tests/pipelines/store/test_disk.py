@@ -60,6 +60,20 @@ def test_a_file_is_copied_unless_it_may_be_moved(tmp_path: Path, *, move: bool) 
     assert ((tmp_path / "store/raw/1/a").stat().st_ino == inode) is move
 
 
+def test_a_file_with_other_access_is_copied(tmp_path: Path) -> None:
+    """A file that is new in the store has the access that its folder gives it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").write_bytes(b"1")
+    (tmp_path / "out/a").chmod(0o600)
+    store = open_store(str(tmp_path / "store"))
+
+    store.publish_folder(tmp_path / "out", store.uri("raw/1"), {}, move=True)
+
+    (tmp_path / "store/new").touch()
+    assert (tmp_path / "store/raw/1/a").stat().st_mode == (tmp_path / "store/new").stat().st_mode
+    assert (tmp_path / "out/a").exists()
+
+
 def test_a_file_is_copied_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.replace
 

@@ -96,7 +96,7 @@ class RecordSource(abc.ABC):
         path, images = shard.local_path(), image_files(shard)
         self._check(record_columns(path, shard.name), shard.name, shard.source)
         pairs = self.pairs_of_file(read_records(path, shard.name, rows), shard.source)
-        yield from pair_batches(pairs, images, rows, self.schema)
+        yield from pair_batches(pairs, images, rows, schema=self.schema)
         images.report(shard.name)
 
     def _check(self, columns: list[str], name: str, source: SourceSection) -> None:
@@ -109,7 +109,7 @@ class RecordSource(abc.ABC):
 
 
 def pair_batches(
-    pairs: Iterable[tuple[int, Pair]], images: ImageFiles, rows: int, schema: pa.Schema = VOTES_SCHEMA
+    pairs: Iterable[tuple[int, Pair]], images: ImageFiles, rows: int, *, schema: pa.Schema = VOTES_SCHEMA
 ) -> Iterator[pa.RecordBatch]:
     """Yield (row, pair) as batches in `schema`, at most `rows` at a time."""
     waiting: list[dict[str, Any]] = []
