@@ -39,6 +39,8 @@ HOST_TAG = "plumbline.host"
 """Host and state dir from which a job was submitted; only there the engine `local` knows it."""
 DATA_REPORT_TAG = "data_report.snapshot"
 """Digest of the snapshot whose data report is among the run's artifacts; of several, the newest."""
+_DIGEST_CHARACTERS = 36
+"""Length of a dataset's digest in MLflow."""
 AIRFLOW_TAG = "airflow.ui_url"
 NOTE_TAG = "mlflow.note.content"
 """Markdown that MLflow shows as a run's description."""
@@ -273,11 +275,24 @@ def log_params(settings: Settings, run_id: str, params: Mapping[str, str]) -> No
 def name_by_version(settings: Settings, project: str, *, output_uri: str, version: int) -> None:
     """Add the version to the names of the runs that made the weights in `output_uri`."""
     with connect(settings.tracking_uri) as client:
-        experiment = _experiment(client, settings, project)
-        for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{output_uri}'"):
+        for run in _runs_of_output(client, settings, project, output_uri):
             name, ending = run.info.run_name, f", v{version}"
             if not name.endswith(ending):
                 client.update_run(run.info.run_id, name=f"{name}{ending}")
+
+
+def share_dataset(settings: Settings, project: str, run_id: str, *, output_uri: str, digest: str) -> None:
+    """Log the dataset with this digest, if it is an input of run `run_id`, for the runs that made `output_uri` too."""
+    with connect(settings.tracking_uri) as client:
+        inputs = client.get_run(run_id).inputs.dataset_inputs
+        same = [own for own in inputs if own.dataset.digest == digest[:_DIGEST_CHARACTERS]]
+        for run in _runs_of_output(client, settings, project, output_uri) if same else []:
+            client.log_inputs(run.info.run_id, same)
+
+
+def _runs_of_output(client: Any, settings: Settings, project: str, output_uri: str) -> list[Any]:
+    experiment = _experiment(client, settings, project)
+    return list(client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{output_uri}'"))
 
 
 def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:
@@ -307,7 +322,7 @@ def log_dict(settings: Settings, run_id: str, value: Mapping[str, Any], artifact
 
 
 def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str, *, page: str = "") -> None:
-    """Log the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it.
+    """Log the snapshot as an input of the run. The profile has its whole digest.
 
     `page` is the address of the snapshot's data report. MLflow's page of the run shows the `url` of a source of type
     `http` as a link, and nothing of a type that it does not know.
@@ -317,7 +332,7 @@ def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, cont
     source = {"uri": snapshot.uri, **({"url": page} if page else {})}
     dataset = Dataset(
         name="pairs",
-        digest=snapshot.content_digest[:36],
+        digest=snapshot.content_digest[:_DIGEST_CHARACTERS],
         source_type="http" if page else "plumbline",
         source=json.dumps(source),
         profile=json.dumps(snapshot.model_dump(mode="json", exclude={"uri", "batch_digests"})),

@@ -81,6 +81,7 @@ def register(
         _add_trainers(version, trainers, workspace)
         _sign_if_unsigned(version, result.weights_digest, workspace)
     tracking_runs.name_by_version(settings, project.name, output_uri=result.uri, version=version)
+    _share_dataset(result, snapshot, workspace, run_id=run_id)
     registry.set_alias(settings, project.name, "candidate", version)
     candidate = read_version(workspace, version)
     assert candidate is not None
@@ -118,8 +119,16 @@ def register_soup(
     store = workspace.store
     trainers = [name for run in kept for name in starters(store, workspace.project.name, "train", run.spec_digest)]
     more |= {**more_tags, **trainer_tags(*trainers, *trainers_of(more_tags))}
+    for result, data in trained:
+        _share_dataset(result, data, workspace, run_id=run_id)
     snapshot = runs[soup.ingredients[0]][1]
     return register(whole, workspace, snapshot=snapshot, run_id=run_id, more_tags=more)
+
+
+def _share_dataset(result: TrainResult, snapshot: DatasetSnapshot, workspace: Workspace, *, run_id: str) -> None:
+    """Show what a training learnt from on its page in MLflow, as on that of the pipeline's run."""
+    name, digest = workspace.project.name, snapshot.content_digest
+    tracking_runs.share_dataset(workspace.settings, name, run_id, output_uri=result.uri, digest=digest)
 
 
 def _trainers(result: TrainResult, more_tags: Mapping[str, str], workspace: Workspace) -> list[str]:

@@ -122,6 +122,32 @@ def test_a_soup_answers_for_its_ingredients_and_for_the_judge_that_chose_them(wo
         register_soup(soup, trained[:2], Workspace(world.project, world.settings), run_id=world.run_id)
 
 
+def test_trainings_have_the_dataset_of_the_pipelines_run(world: Any) -> None:
+    settings, project, snapshot = world.settings, world.project.name, world.snapshot
+    trained = [world.train("a"), world.train("b")]
+    soup = soup_of(world, "soup", *trained)
+    tracking_runs.log_dataset(settings, world.run_id, snapshot, "training", page="http://mlflow/#/report")
+
+    def job_run(name: str, uri: str) -> str:
+        fields: dict[str, Any] = {"kind": "train", "parent_key": "k", "config": {}}
+        tags = {tracking_runs.OUTPUT_TAG: uri}
+        own = tracking_runs.job_run(settings, project=project, request_job_id=name, tags=tags, **fields)
+        return own.run_id
+
+    made = [job_run(f"job-{number}", own.uri) for number, own in enumerate([*trained, soup])]
+    other = job_run("other", "file:///other")
+    for _ in range(2):
+        register_soup(
+            soup, [(run, snapshot) for run in trained], Workspace(world.project, settings), run_id=world.run_id
+        )
+    with tracking_runs.connect(settings.tracking_uri) as client:
+        (expected,) = client.get_run(world.run_id).inputs.dataset_inputs
+        for run_id in made:
+            (found,) = client.get_run(run_id).inputs.dataset_inputs
+            assert found.to_dictionary() == expected.to_dictionary()
+        assert not client.get_run(other).inputs.dataset_inputs
+
+
 def test_a_soup_of_one_does_not_hide_behind_the_version_of_its_ingredient(world: Any) -> None:
     """The same weights, but a judge has seen them since: it must not vote on them any more."""
     first = world.register("a")
