@@ -5,7 +5,7 @@ the source's parquet file to the published batch with facts (its decoding proces
 runs in a new process twice, with few and with many rows; the difference leaves the start of the process out. The last
 lines are the peak memory of ingest at two numbers of rows.
 
-Run `python benchmarks/ingest.py`; it takes about six minutes and 3 GiB on an idle core.
+Run `python benchmarks/ingest.py`; it takes about ten minutes and 3 GiB on an idle core.
 """
 
 import datetime
