@@ -32,7 +32,7 @@ def load_policy(
 
 
 def apply_placement(denoiser: nn.Module, placement: Placement) -> None:
-    """Store the weights in the placement's order and compile the blocks if it says so, in place."""
+    """Store the weights in the placement's order and compile the blocks where the placement asks for it, in place."""
     if placement.channels_last:
         cast(Any, denoiser).to(memory_format=torch.channels_last)  # torch does not annotate this call
     if placement.compile_blocks:
