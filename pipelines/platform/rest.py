@@ -1,7 +1,9 @@
 """A thin client of Airflow's public REST API (v2): only what the demo, `doctor` and `setup-airflow` need."""
 
+import secrets
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import httpx
@@ -20,14 +22,18 @@ class ForbiddenError(RuntimeError):
     """This user may not do that."""
 
 
-_ERRORS: dict[int, type[RuntimeError]] = {403: ForbiddenError, 404: _NotFoundError}
+class _ConflictError(RuntimeError):
+    """Something with that name exists."""
+
+
+_ERRORS: dict[int, type[RuntimeError]] = {403: ForbiddenError, 404: _NotFoundError, 409: _ConflictError}
 
 
 class AirflowApi:
     """Logs in once; every call raises RuntimeError with the server's own message when it is refused, and ForbiddenError
     if this user may not do it.
 
-    A request to a server that is too busy is repeated, except a trigger or an answer to a question.
+    A request to a server that is too busy is repeated, except an answer to a question.
     """
 
     def __init__(
@@ -121,9 +127,19 @@ class AirflowApi:
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run now; return its run id."""
-        run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf or {}})
-        return str(run["dag_run_id"])
+        """Start a run now; return its run id.
+
+        The id is chosen here, so that a repeated request cannot start a second run.
+        """
+        run_id = f"manual__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}_{secrets.token_hex(4)}"
+        path, body = f"/api/v2/dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
+        try:
+            self._call("POST", path, may_repeat=True, json=body)
+        except _ConflictError:
+            # A request before may have started the run without an answer.
+            if self._find(f"{path}/{run_id}") is None:
+                raise
+        return run_id
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the last hundred runs of a DAG, the newest first."""
@@ -166,9 +182,9 @@ class AirflowApi:
             raise RuntimeError(f"Airflow at {self._http.base_url} refused the log-in: {response.text[:300]}")
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
-    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        attempts = 1 if method == "POST" or path.endswith("/hitlDetails") else self._attempts
-        for attempt in range(attempts):
+    def _call(self, method: str, path: str, *, may_repeat: bool = False, **arguments: Any) -> dict[str, Any]:
+        has_one_try = not may_repeat and (method == "POST" or path.endswith("/hitlDetails"))
+        for attempt in range(1 if has_one_try else self._attempts):
             if attempt:
                 time.sleep(PAUSE_SECONDS)
             response = self._ask(method, path, **arguments)

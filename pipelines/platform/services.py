@@ -37,6 +37,12 @@ START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 40
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+LOCK_SECONDS, SERVER_LOCK_SECONDS = 60, 5
+"""Seconds to wait for another writer of Airflow's SQLite; the second is the API server's.
+
+The API server writes its audit log on its event loop. A request that holds the database's lock needs that loop to
+commit, so when the two meet, everything waits until the first one gives up. Clients repeat what failed.
+"""
 
 
 class _Service(Record):
@@ -204,7 +210,9 @@ def spawn(name: str, settings: Settings, ports: Sequence[int]) -> _Service:
     """Start the service of this name; `ports` are those of the platform."""
     if name == "mlflow":
         return _start_mlflow(settings, ports[0])
-    env = _airflow_environment(settings, ports[1:], mlflow_url=f"http://127.0.0.1:{ports[0]}")
+    patience = SERVER_LOCK_SECONDS if name == "api-server" else LOCK_SECONDS
+    mlflow_url = f"http://127.0.0.1:{ports[0]}"
+    env = _airflow_environment(settings, ports[1:], mlflow_url=mlflow_url, lock_seconds=patience)
     warm = ["-m", "pipelines.platform.warm_scheduler"]
     command = [sys.executable, *(warm if name == "scheduler" else ["-m", "airflow", name])]
     log_path = _airflow_home(settings) / f"{name}.log"
@@ -271,15 +279,17 @@ def _prepare_database(settings: Settings, ports: Sequence[int]) -> None:
         raise RuntimeError(f"Airflow's database could not be prepared. The end of `airflow db migrate`:\n{tail}")
 
 
-def _airflow_environment(settings: Settings, ports: Sequence[int], *, mlflow_url: str) -> dict[str, str]:
+def _airflow_environment(
+    settings: Settings, ports: Sequence[int], *, mlflow_url: str, lock_seconds: int = LOCK_SECONDS
+) -> dict[str, str]:
     """Return the environment of Airflow's parts for this platform: loopback, our DAGs, our state, no examples.
 
-    `ports` are those of the API server, the worker's log server and the triggerer's log server.
+    `ports` are those of the API server, the worker's log server and the triggerer's log server. `lock_seconds` is the
+    time to wait for another writer of the embedded database.
     """
     home = _airflow_home(settings)
     api, worker_log, trigger_log = ports[:3]
-    # The default of 5 seconds is not enough for several writers beside a training that uses every core.
-    embedded_database = f"sqlite:///{home / 'airflow.db'}?timeout=60"
+    embedded_database = f"sqlite:///{home / 'airflow.db'}?timeout={lock_seconds}"
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API__HOST": "127.0.0.1",

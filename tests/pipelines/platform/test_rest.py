@@ -17,12 +17,14 @@ class Busy(BaseHTTPRequestHandler):
 
     statuses: ClassVar[list[int]] = []
     asked: ClassVar[list[str]] = []
+    bodies: ClassVar[list[bytes]] = []
 
     def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/auth/token":
             return self._send(201, {"access_token": "token"})
         self.asked.append(self.command)
+        self.bodies.append(body)
         status = self.statuses.pop(0) if self.statuses else 200
         return self._send(status, {"dag_run_id": "run", "detail": "database is locked"})
 
@@ -40,7 +42,7 @@ class Busy(BaseHTTPRequestHandler):
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
     monkeypatch.setattr(rest, "PAUSE_SECONDS", 0.0)
-    Busy.statuses, Busy.asked = [], []
+    Busy.statuses, Busy.asked, Busy.bodies = [], [], []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -73,11 +75,25 @@ def test_a_refusal_is_final(api: AirflowApi, status: int) -> None:
     assert len(Busy.asked) == 1
 
 
-def test_nothing_is_triggered_twice(api: AirflowApi) -> None:
-    Busy.statuses = [500]
-    with pytest.raises(RuntimeError, match="gave 500"):
+def test_a_repeated_trigger_starts_one_run(api: AirflowApi) -> None:
+    Busy.statuses = [500, 200]
+    run_id = api.trigger("shapes.ingest")
+    assert Busy.asked == ["POST", "POST"]
+    assert [json.loads(body)["dag_run_id"] for body in Busy.bodies] == [run_id, run_id]
+    assert api.trigger("shapes.ingest") != run_id
+
+
+def test_a_run_that_a_busy_server_started_without_answering_is_found(api: AirflowApi) -> None:
+    Busy.statuses = [500, 409, 200]
+    run_id = api.trigger("shapes.ingest")
+    assert Busy.asked == ["POST", "POST", "GET"]
+    assert json.loads(Busy.bodies[0])["dag_run_id"] == run_id
+
+
+def test_a_trigger_that_is_refused_names_the_reason(api: AirflowApi) -> None:
+    Busy.statuses = [409, 404]
+    with pytest.raises(RuntimeError, match=r"POST .*gave 409: .*database is locked"):
         api.trigger("shapes.ingest")
-    assert Busy.asked == ["POST"]
 
 
 def test_a_question_is_answered_once(api: AirflowApi) -> None:

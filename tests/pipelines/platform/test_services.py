@@ -124,6 +124,22 @@ def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> No
     assert environment["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1", "else an early answer to a question is lost"
 
 
+@pytest.mark.parametrize(("part", "seconds"), [("api-server", 5), ("scheduler", 60), ("triggerer", 60)])
+def test_the_api_server_gives_up_early_on_a_locked_database(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, part: str, seconds: int
+) -> None:
+    """It waits on its event loop, which the holder of the lock needs to commit."""
+    given = {}
+
+    def keep(name: str, command: list[str], *, port: int, env: dict[str, str], log_path: Path) -> None:
+        del command, port, log_path
+        given[name] = env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+
+    monkeypatch.setattr(services, "_spawn", keep)
+    services.spawn(part, settings, [1, 2, 3, 4])
+    assert given[part].endswith(f"/airflow.db?timeout={seconds}")
+
+
 def test_another_database_is_used_where_the_environment_names_one(tmp_path: Path) -> None:
     address = "postgresql+psycopg2://ada:secret@db/airflow"
     names = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address, "MLFLOW_BACKEND_STORE_URI": address.replace("air", "ml")}
