@@ -59,7 +59,7 @@ S3_SERVERS = str(Path(__file__).parent / "store")
 if S3_SERVERS not in sys.path:
     sys.path.insert(0, S3_SERVERS)
 START_SECONDS = 150
-SESSION_SECONDS = 1800
+SESSION_SECONDS = 5400
 NUM_PROMPTS = 200
 JUDGES, GUARDS = ("taste_a", "taste_b"), ("caption_match", "diversity")
 STATISTICS: tuple[Any, ...] = ("brightness", "checkerboard", "contrast", "high_frequency", "saturation")
