@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export OMP_NUM_THREADS ?= 1
 export PATH := $(abspath $(BIN)):$(PATH)
+# Containers often set this variable. Without compiled files in .venv every process compiles its imports again, seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Each worker of pytest-xdist is a process with OMP_NUM_THREADS threads: workers times threads is the number of cores.
 WORKERS ?= 2
