@@ -93,7 +93,9 @@ def known_candidates(simulations: int) -> tuple[list[Outcome], int]:
     for outcome, (truth, _, sign, bar) in zip(outcomes, BARS, strict=False):
         good = outcome.promoted <= bar if sign == "<=" else outcome.promoted >= bar
         missed += not good
-        print(f"{'met   ' if good else 'MISSED'} {truth.name}: {100 * outcome.promoted:.2f} % {sign} {100 * bar:g} %")
+        interval = f"{100 * outcome.promoted_low:.2f} to {100 * outcome.promoted_high:.2f} %"
+        measured = f"{100 * outcome.promoted:.2f} % {sign} {100 * bar:g} % (95 % interval {interval})"
+        print(f"{'met   ' if good else 'MISSED'} {truth.name}: {measured}")
     return outcomes, missed
 
 

@@ -69,14 +69,19 @@ def shown(rows: dict[str, Any]) -> str:
 
 
 def measured(who: str, scratch: Path, number: int) -> dict[str, Any]:
-    """Run one side in a process of one thread; return its rows by batch."""
-    command = [sys.executable, "-W", "ignore", __file__, who, str(scratch), str(number)]
+    """Run one side; return its rows by batch."""
+    rows: dict[str, Any] = json.loads(in_process(who, scratch, number).splitlines()[-1])
+    return rows
+
+
+def in_process(what: str, scratch: Path, number: int) -> str:
+    """Run one part of this file in a process of one thread; return what it printed."""
+    command = [sys.executable, "-W", "ignore", __file__, what, str(scratch), str(number)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{who} failed:\n{done.stderr[-2000:]}")
-    rows: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return rows
+        raise RuntimeError(f"{what} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 # --- the pairs and the cache ------------------------------------------------------------------------------------------
@@ -107,8 +112,7 @@ def prepare(scratch: Path) -> None:
     pq.write_table(pa.table(columns), snapshot / "train.parquet")
     (scratch / "inputs" / PLACEHOLDER).symlink_to(BASE)
     started = time.perf_counter()
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-W", "ignore", __file__, "encode", str(scratch), "0"], env=environment, check=True)
+    in_process("encode", scratch, 0)
     seconds = time.perf_counter() - started
     print(f"encoded {len(rows)} pairs once in {seconds:.1f} s (start-up included)", flush=True)
 

@@ -14,6 +14,12 @@ ROOT = Path(__file__).parents[3]
 PROJECT = str(ROOT / "projects/shapes.toml")
 
 
+@pytest.fixture(autouse=True)
+def _state_of_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without it the project file of another recipe is written to the state folder of this checkout."""
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+
+
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     assert callable(plan.plan)
     assert main(["plan", PROJECT, *arguments]) == DONE
