@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 PROGRAMS_PER_BLOCK = 64
 """Most programs that torch keeps for the blocks of one class.
 
-Its default of 8 is used up by two widths of block, passes with and without gradients and adapters, and a second batch
+Its default of 8 may not hold two widths of block, passes with and without gradients and adapters, and a second batch
 size. What comes after then runs uncompiled, with a warning.
 """
 
